@@ -1,1 +1,83 @@
-"""Percepta."""
+"""Percepta: seeing, segmenting, describing and reasoning behind one front door.
+
+Everything here is loaded on first use: `import percepta` brings neither torch nor any model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from percepta.catalog import describe, list_models
+    from percepta.errors import (
+        BadInput,
+        BadMedia,
+        CheckpointMismatch,
+        MissingExtra,
+        MissingWeights,
+        PerceptaError,
+        UnknownModel,
+    )
+    from percepta.running.export import export
+    from percepta.running.loading import build, load, save
+    from percepta.tasks.classify import classify
+    from percepta.tasks.embed import embed
+    from percepta.tasks.features import features
+    from percepta.tasks.search import index, search
+
+_HOME = {
+    "describe": "catalog",
+    "list_models": "catalog",
+    "BadInput": "errors",
+    "BadMedia": "errors",
+    "CheckpointMismatch": "errors",
+    "MissingExtra": "errors",
+    "MissingWeights": "errors",
+    "PerceptaError": "errors",
+    "UnknownModel": "errors",
+    "export": "running.export",
+    "build": "running.loading",
+    "load": "running.loading",
+    "save": "running.loading",
+    "classify": "tasks.classify",
+    "embed": "tasks.embed",
+    "features": "tasks.features",
+    "index": "tasks.search",
+    "search": "tasks.search",
+}
+
+__all__ = [
+    "BadInput",
+    "BadMedia",
+    "CheckpointMismatch",
+    "MissingExtra",
+    "MissingWeights",
+    "PerceptaError",
+    "UnknownModel",
+    "build",
+    "classify",
+    "describe",
+    "embed",
+    "export",
+    "features",
+    "index",
+    "list_models",
+    "load",
+    "save",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'percepta' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"percepta.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,96 @@
+"""Multi-head self-attention, once, for every pre-norm block of the house."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from percepta.errors import BadInput
+from percepta.layers.rope import rotate
+
+
+class Attention(nn.Module):
+    """Self-attention with a fused query-key-value projection (biased) and an output projection (biased).
+
+    Args:
+        width: channels D; divisible by `heads`.
+        heads: number of heads; the scale is head_dim^-0.5.
+        causal: a token sees itself and earlier tokens alone.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        if width % heads:
+            raise BadInput(f"heads must divide width; got width={width}, heads={heads}.")
+        self.heads, self.causal = heads, causal
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Tensor | None = None, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            x: (B, N, D).
+            rotation: what `layers.rope.rotate` takes, (N, R) or (B, N, R); None leaves queries and keys unrotated.
+            bias: added to the attention logits, broadcastable to (B, heads, N, N), or None.
+
+        Returns: the update (B, N, D), and the unrotated keys (B, heads, N, head_dim), which token merging compares.
+        """
+        batch, count, width = x.shape
+        qkv = self.qkv(x).view(batch, count, 3, self.heads, width // self.heads)
+        plain_keys = qkv[:, :, 1].transpose(1, 2)
+        if rotation is None:
+            query, key = qkv[:, :, 0].transpose(1, 2), plain_keys
+        else:  # queries and keys side by side: one multiplication turns both
+            turned = rotate(qkv[:, :, :2], rotation[..., :, None, None, :])
+            query, key = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)
+        value = qkv[:, :, 2].transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=self.causal)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width)), plain_keys
+
+
+class AttentionPooling(nn.Module):
+    """One learned query attends to all tokens, then an MLP with a residual (attention pooling of PE, SigLIP, CoCa).
+
+    Args:
+        width: channels D; divisible by `heads`.
+        heads: heads of the pooling alone.
+        mlp_ratio: hidden width of the MLP over D.
+    """
+
+    def __init__(self, width: int, heads: int = 8, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise BadInput(f"pooling_heads must divide width; got width={width}, pooling_heads={heads}.")
+        self.heads = heads
+        self.probe = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.normal_(self.probe, std=width**-0.5)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+
+    def forward(self, x: Tensor, size: Tensor | None = None) -> Tensor:
+        """(B, N, D) → (B, D); `size` (B, N) weights merged tokens by how many inputs they stand for."""
+        batch, count, width = x.shape
+        head_dim = width // self.heads
+        query = self.query(self.probe).view(1, 1, self.heads, head_dim).transpose(1, 2).expand(batch, -1, -1, -1)
+        key, value = self.key_value(x).view(batch, count, 2, self.heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = None if size is None else size.log().to(x.dtype)[:, None, None, :]
+        pooled = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        pooled = self.proj(pooled.transpose(1, 2).reshape(batch, 1, width))
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0]
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear: (..., D) → (..., D)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(F.gelu(self.expand(x)))

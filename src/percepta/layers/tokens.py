@@ -1,0 +1,21 @@
+"""What travels between the blocks of every encoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Tokens(NamedTuple):
+    """A batch of tokens and, only once tokens were merged, what each of them stands for.
+
+    Attributes:
+        x: features, (B, N, D).
+        size: how many input tokens each token stands for, (B, N) float32; None while all sizes are one.
+        position: patch coordinates (column, row) of each token, (B, N, 2) float32; None while the grid is whole.
+    """
+
+    x: Tensor
+    size: Tensor | None = None
+    position: Tensor | None = None

@@ -1,0 +1,250 @@
+"""The vision tower of the Perception Encoder (arXiv 2504.13181 §2, appendix B).
+
+Order of this file: patches and positions, blocks, what is read out.
+Unusual: an absolute table *and* rotary positions; the class token is not rotated and moves the patches to start at
+(1, 1); attention pooling sees the class token; any height and width of at least one patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from percepta.errors import BadInput, one_of, out_of_range, wrong_shape
+from percepta.layers import (
+    Attention,
+    AttentionPooling,
+    Block,
+    LayerScale,
+    Mlp,
+    Shorten,
+    Tokens,
+    grid_angles,
+    grid_rotation,
+    resize_positions,
+)
+from percepta.models.perception_encoder.config import PerceptionEncoderConfig
+
+LAYOUTS = ("NLC", "NCHW", "NHWC")
+Pictures = Tensor | Sequence[Tensor]
+"""(B, 3, H, W), or a sequence of (3, H, W) of mixed sizes."""
+
+
+class VisionTower(nn.Module):
+    """Pictures to tokens, and to one embedding where the config pools."""
+
+    def __init__(self, config: PerceptionEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.patches = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+        if config.class_token:
+            self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
+        if config.absolute_positions:
+            self.positions = nn.Parameter(torch.randn(config.prefix + config.grid**2, width) * width**-0.5)
+        self.norm_pre = nn.LayerNorm(width, eps=1e-5) if config.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.norm_post = nn.LayerNorm(width, eps=1e-5) if config.post_norm else nn.Identity()
+        if config.pooling == "attention":
+            self.pool = AttentionPooling(width, config.pooling_heads)
+        if config.output_dim is not None:
+            self.projection = nn.Parameter(torch.randn(width, config.output_dim) * width**-0.5)
+        self.gradient_checkpointing = False
+
+    def forward(self, x: Pictures, layer: int = -1, strip_class_token: bool = False) -> Any:
+        """The official forward: norm, pooling and projection of the tokens after one block.
+
+        Args:
+            x: (B, 3, H, W) preprocessed pictures, or a sequence of (3, H, W) of mixed sizes.
+            layer: 0-based block to read, negative from the end.
+            strip_class_token: drop the class token before pooling (a tower without one ignores this).
+
+        Returns: (B, output_dim), (B, width), or, where nothing is pooled, all tokens (B, N, width) with the class
+        token in front (for mixed sizes a list of (N, width)).
+
+        Raises: BadInput for a wrong shape or a layer out of range.
+        """
+        if not isinstance(x, Tensor):
+            return _by_size(x, lambda group: self.forward(group, layer, strip_class_token), self.pooled)
+        (tokens,), _ = self._run(x, [layer])
+        normed = self._strip(tokens._replace(x=self.norm_post(tokens.x)), strip_class_token)
+        pooled = self._pool(normed)
+        return pooled @ self.projection if self.config.output_dim is not None else pooled
+
+    def features(self, x: Tensor, layer: int = -1, norm: bool = False, strip_class_token: bool = False) -> Tensor:
+        """All tokens (B, N, width) after one block, class token first; the final norm only if asked."""
+        (tokens,), _ = self._run(x, [layer])
+        tokens = self._strip(tokens, strip_class_token and not norm)
+        return self._strip(tokens._replace(x=self.norm_post(tokens.x)), strip_class_token).x if norm else tokens.x
+
+    def intermediates(
+        self, x: Pictures, layers: Sequence[int], layout: str = "NLC", norm: bool = False, prefix: bool = False
+    ) -> list[Any]:
+        """Patch features after any set of blocks, from one pass that stops at the last of them.
+
+        Args:
+            x: (B, 3, H, W), or a sequence of (3, H, W) of mixed sizes (each entry then becomes a list).
+            layers: 0-based block indices, negative from the end, in the order wanted.
+            layout: "NLC" (B, N, D), "NCHW" (B, D, h, w) or "NHWC" (B, h, w, D).
+            norm: apply the final norm.
+            prefix: with "NLC", leave the class token in front.
+
+        Raises: BadInput for a layer out of range, an unknown layout, or a prefix in a map.
+        """
+        if layout not in LAYOUTS:
+            raise one_of("layout", layout, LAYOUTS)
+        if prefix and layout != "NLC":
+            raise BadInput(f"prefix=True needs layout='NLC', since a map has no place for it; got {layout!r}.")
+        if not isinstance(x, Tensor):
+            groups = _by_size(x, lambda group: self.intermediates(group, layers, layout, norm, prefix), False)
+            return [list(entry) for entry in zip(*groups, strict=True)]
+        outputs, (rows, columns) = self._run(x, layers)
+        results = []
+        for tokens in outputs:
+            values = self.norm_post(tokens.x) if norm else tokens.x
+            values = values if prefix else values[:, self.config.prefix :]
+            if layout != "NLC":
+                values = values.unflatten(1, (rows, columns))
+                values = values.permute(0, 3, 1, 2) if layout == "NCHW" else values
+            results.append(values)
+        return results
+
+    def forward_intermediates(
+        self, x: Tensor, indices: Sequence[int] | None = None, output_fmt: str = "NCHW", norm: bool = False
+    ) -> list[Tensor]:
+        """timm's name for `intermediates`; all layers when `indices` is None."""
+        return self.intermediates(x, range(self.config.depth) if indices is None else indices, output_fmt, norm)
+
+    def truncated(self, layer: int) -> VisionTower:
+        """A tower of the blocks up to and including `layer`; it shares its parameters with this one."""
+        depth = self.layer_index(layer) + 1
+        with torch.device("meta"):
+            shorter = VisionTower(replace(self.config, depth=depth))
+        for name, child in self.named_children():
+            setattr(shorter, name, self.blocks[:depth] if name == "blocks" else child)
+        for name, parameter in self.named_parameters(recurse=False):
+            setattr(shorter, name, parameter)
+        return shorter.train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in training: recompute each block in the backward pass."""
+        self.gradient_checkpointing = enable
+
+    def rope_angles(self, rows: int, columns: int) -> Tensor:
+        """Rotation angles of all tokens of a grid, each angle twice side by side: (N, rotated channels) float32."""
+        config = self.config
+        angles = grid_angles(rows, columns, config.width // config.heads, config.prefix, self._scale(rows, columns))
+        return angles.repeat_interleave(2, dim=-1)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether `forward` gives one vector a picture."""
+        return self.config.pooling != "none"
+
+    def layer_index(self, layer: int) -> int:
+        """The 0-based index of `layer`; raises BadInput when it is out of range."""
+        depth = self.config.depth
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -depth <= layer < depth:
+            raise out_of_range("layer", layer, f"0 to {depth - 1} or -{depth} to -1", getattr(self, "name", ""))
+        return layer % depth
+
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) → tokens before the first block (B, N, width), and the grid (rows, columns)."""
+        config, patch = self.config, self.config.patch_size
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] < patch or x.shape[3] < patch:
+            raise wrong_shape("pictures", x.shape, f"(B, 3, H, W) with H and W of at least {patch}")
+        maps = self.patches(x)
+        rows, columns = maps.shape[-2:]
+        tokens = maps.flatten(2).transpose(1, 2)
+        if config.class_token:
+            tokens = torch.cat([self.class_token.expand(len(x), 1, -1), tokens], dim=1)
+        if config.absolute_positions:
+            rule = "bilinear" if config.position_rule == "official" else "bicubic-antialias"
+            tokens = tokens + resize_positions(self.positions, (rows, columns), config.prefix, rule)
+        return self.norm_pre(tokens), (rows, columns)
+
+    def _run(
+        self, x: Tensor, layers: Sequence[int], shorten: Sequence[Shorten | None] | None = None
+    ) -> tuple[list[Tokens], tuple[int, int]]:
+        wanted = [self.layer_index(layer) for layer in layers]
+        if not wanted:
+            raise BadInput("layers must name at least one block; got none.")
+        x, (rows, columns) = self.embed(x)
+        rotation = None
+        if self.config.rope:
+            head_dim = self.config.width // self.config.heads
+            rotation = grid_rotation(
+                rows, columns, head_dim, self.config.prefix, self._scale(rows, columns), x.device
+            )
+        tokens, kept = Tokens(x), {}
+        for index in range(max(wanted) + 1):
+            policy = shorten[index] if shorten is not None else None
+            if self.gradient_checkpointing and self.training:
+                tokens = checkpoint(self.blocks[index], tokens, rotation, policy, use_reentrant=False)
+            else:
+                tokens = self.blocks[index](tokens, rotation, policy)
+            if index in wanted:
+                kept[index] = tokens
+        return [kept[index] for index in wanted], (rows, columns)
+
+    def _scale(self, rows: int, columns: int) -> tuple[float, float]:
+        if self.config.position_rule == "official":
+            return 1.0, 1.0
+        return self.config.grid / columns, self.config.grid / rows
+
+    def _strip(self, tokens: Tokens, strip: bool) -> Tokens:
+        first = self.config.prefix if strip else 0
+        if not first:
+            return tokens
+        return Tokens(*(None if part is None else part[:, first:] for part in tokens))
+
+    def _pool(self, tokens: Tokens) -> Tensor:
+        if self.config.pooling == "attention":
+            return self.pool(tokens.x, tokens.size)
+        if self.config.pooling == "class":
+            return tokens.x[:, 0]
+        if self.config.pooling == "none":
+            return tokens.x
+        if tokens.size is None:
+            return tokens.x.mean(dim=1)
+        weights = (tokens.size / tokens.size.sum(dim=1, keepdim=True)).to(tokens.x.dtype)
+        return torch.einsum("bnd,bn->bd", tokens.x, weights)
+
+
+def _block(config: PerceptionEncoderConfig) -> Block:
+    width, initial = config.width, config.layer_scale
+    return Block(
+        width,
+        Attention(width, config.heads),
+        Mlp(width, int(width * config.mlp_ratio)),
+        None if initial is None else (LayerScale(width, initial), LayerScale(width, initial)),
+        config.drop_path,
+    )
+
+
+def _by_size(pictures: Sequence[Tensor], run: Callable[[Tensor], Any], stack: bool) -> Any:
+    """Run pictures of mixed sizes, one batch a size, and give the results in the order of the pictures."""
+    if not len(pictures):
+        raise BadInput("pictures must hold at least one tensor (3, H, W); got an empty sequence.")
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        if picture.ndim != 3:
+            raise wrong_shape("a picture of a sequence", picture.shape, "(3, H, W)")
+        groups.setdefault(tuple(picture.shape), []).append(index)
+    results: list[Any] = [None] * len(pictures)
+    for members in groups.values():
+        output = run(torch.stack([pictures[index] for index in members]))
+        for place, index in enumerate(members):
+            results[index] = [entry[place] for entry in output] if isinstance(output, list) else output[place]
+    return torch.stack(results) if stack else results
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale the last axis to Euclidean length one."""
+    return F.normalize(x, dim=-1)

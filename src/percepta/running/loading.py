@@ -1,0 +1,177 @@
+"""Names to models and back: load, build, save.
+
+A model is built on the meta device and filled from a memory-mapped file, so its weights never exist twice.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from types import ModuleType, UnionType
+from typing import Any, get_args, get_type_hints
+
+import torch
+from torch import nn
+
+from percepta import catalog, checkpoints
+from percepta.errors import BadInput, nearest, one_of
+from percepta.media import Preprocess
+from percepta.running.hub import fetch
+
+FAMILIES = {"perception_encoder": "percepta.models.perception_encoder"}
+CONFIGS = {"perception_encoder": "PerceptionEncoderConfig"}
+SCHEMA = 1
+
+
+def load(
+    name: str | Path,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    **overrides: Any,
+) -> Any:
+    """A model with its weights, in evaluation mode, float32 on the CPU unless told otherwise.
+
+    Args:
+        name: a name of `list_models()`, an official name, or a file or folder that `save` wrote.
+        weights: a file or folder in any layout that the family knows; by default the packaged file, or the hub's,
+            fetched on first use.
+        device, dtype: where and how precise, such as "cuda" and "bfloat16".
+        overrides: config fields to change, as in `build`; `text=None` loads a vision tower alone.
+
+    Raises: UnknownModel, MissingWeights, CheckpointMismatch (nothing is ever loaded in part), BadInput.
+    """
+    name = str(name)
+    family, settings, card = _look_up(name)
+    if weights is None:
+        weights = name if card is None else card.packaged_file or fetch(card)
+    model = _construct(family, _configure(family, settings, overrides), "meta")
+    fill(model, weights)
+    _finish(model, name, card.preprocess if card else {})
+    return model.to(device=torch.device(device), dtype=as_dtype(dtype) or torch.float32).eval()
+
+
+def build(name: str, device: str | torch.device = "cpu", **overrides: Any) -> Any:
+    """The architecture of a name with fresh weights; any config field may be overridden.
+
+    Args:
+        name: a name of `list_models()` or an official name.
+        device: "meta" builds without memory.
+        overrides: config fields, such as depth=4; of the text tower as text={"depth": 2}; text=None leaves it out.
+
+    Raises: UnknownModel, BadInput for an unknown field or an impossible value.
+    """
+    family, settings, card = _look_up(name)
+    model = _construct(family, _configure(family, settings, overrides), device)
+    _finish(model, name, card.preprocess if card else {})
+    return model
+
+
+def save(model: nn.Module, path: str | Path, layout: str = "native", dtype: torch.dtype | str | None = None) -> Path:
+    """Write a model's weights.
+
+    Args:
+        path: a file; `.pt` and `.pth` become a plain torch state dict, everything else safetensors.
+        layout: "native", or any layout of the family ("official", "timm", "open_clip").
+        dtype: precision of the file; by default the model's own.
+
+    Returns: the path written. Raises: BadInput for an unknown layout.
+    """
+    path = Path(path)
+    tensors: Mapping[str, torch.Tensor] = model.state_dict()
+    if (precision := as_dtype(dtype)) is not None:
+        tensors = {key: value.to(precision) for key, value in tensors.items()}
+    if layout != "native":
+        known = family_of(model).layouts(model.config)
+        if layout not in known:
+            raise one_of("layout", layout, ("native", *known), owner=getattr(model, "name", ""))
+        tensors = known[layout].to_foreign(tensors)
+    if path.suffix in (".pt", ".pth"):
+        checkpoints.write_torch(path, tensors)
+        return path
+    family = family_of(model).__name__.rsplit(".", 1)[-1]
+    metadata = {"schema": SCHEMA, "name": getattr(model, "name", ""), "family": family, "layout": layout}
+    checkpoints.write_safetensors(path, tensors, metadata | {"config": asdict(model.config)})
+    return path
+
+
+def fill(model: nn.Module, weights: str | Path) -> str:
+    """Load a file or folder into a model, all or nothing; returns the layout that was recognised."""
+    tensors = checkpoints.read_tensors(weights)
+    module = family_of(model)
+    layout, native = checkpoints.recognise(
+        tensors, model.state_dict(), module.layouts(model.config), module.subtrees(model.config), str(weights)
+    )
+    model.load_state_dict(native, strict=True, assign=True)
+    return layout
+
+
+def family_of(model: nn.Module) -> ModuleType:
+    """The family module that a model comes from."""
+    return importlib.import_module(type(model).__module__.rsplit(".", 1)[0])
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A torch dtype from its name; raises BadInput for anything but a floating-point type."""
+    if isinstance(dtype, str):
+        found = getattr(torch, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(dtype, dtype), None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise one_of("dtype", dtype, ("float32", "bfloat16", "float16", "float64"))
+        return found
+    return dtype
+
+
+def _look_up(name: str) -> tuple[str, dict[str, Any], catalog.Card | None]:
+    """Family, config settings and card of a name, or of a native file."""
+    if Path(name).expanduser().exists():
+        metadata = checkpoints.read_metadata(name)
+        if metadata.get("family") not in FAMILIES:
+            raise BadInput(f"{name!r} does not say what model it holds; pass a model's name and weights={name!r}.")
+        if metadata.get("schema", 0) > SCHEMA:
+            raise BadInput(f"{name!r} has schema {metadata['schema']}, written by a newer version; update percepta.")
+        return metadata["family"], dict(metadata["config"]), None
+    card = catalog.describe(name)
+    return card.family, dict(card.config), card
+
+
+def _configure(family: str, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    config_class = getattr(importlib.import_module(FAMILIES[family]), CONFIGS[family])
+    return _dataclass(config_class, settings, overrides)
+
+
+def _dataclass(kind: type, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """A config dataclass from settings and overrides; nested dataclasses from nested dictionaries."""
+    known = [field.name for field in fields(kind)]
+    for key in (*settings, *overrides):
+        if key not in known:
+            close = nearest(key, known, count=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}."
+            raise BadInput(f"{kind.__name__} has no field {key!r}; {hint}")
+    values = dict(settings)
+    hints = get_type_hints(kind)
+    for key, value in overrides.items():
+        merge = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
+        values[key] = {**values[key], **value} if merge else value
+    for key, value in values.items():
+        hint = hints[key]
+        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        nested = next((option for option in options if is_dataclass(option)), None)
+        if isinstance(nested, type) and isinstance(value, Mapping):
+            values[key] = _dataclass(nested, value, {})
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise BadInput(f"{kind.__name__} cannot be made: {error}.") from error
+
+
+def _construct(family: str, config: Any, device: str | torch.device) -> Any:
+    with torch.device(device):
+        return importlib.import_module(FAMILIES[family]).build(config)
+
+
+def _finish(model: Any, name: str, preprocess: Mapping[str, Any]) -> None:
+    """Hang on the module what the verbs need to know: its name and how its pictures are prepared."""
+    model.name = name
+    model.preprocess = Preprocess(**{**preprocess, "image_size": model.config.image_size})

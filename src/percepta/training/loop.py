@@ -1,0 +1,275 @@
+"""One training loop over Lightning Fabric: from a recipe to weights.
+
+Batch, pictures and tokens, objective, update, log, save: `_Run.update` is the whole of a step. A step is a function of
+the recipe, the step number and the saved state, so that a run which was killed and resumed gives the same weights, bit
+for bit on a CPU, as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from percepta.errors import BadInput, MissingExtra
+from percepta.training.averaging import MovingAverage
+from percepta.training.batching import Inputs, Tokens, make_inputs
+from percepta.training.checkpointing import TrainingState, write_atomically
+from percepta.training.data import Batch, Part, batches
+from percepta.training.objectives import LOG_SCALE_LIMIT, contrastive_loss
+from percepta.training.optimisers import make_optimiser
+from percepta.training.recipe import Recipe, read_recipe
+from percepta.training.records import Records
+from percepta.training.schedules import schedule_factor
+from percepta.training.validation import validate
+
+Figures = Mapping[str, float | int | str]
+Progress = Callable[[int, int, Figures], None]
+"""Called with (updates made, updates in all, latest figures) after every update."""
+
+STATE_FILE, MODEL_FILE = "training.safetensors", "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: where its files are.
+        step: updates made so far.
+        finished: False where it was interrupted; run it again to go on.
+        figures: the latest figures, by name.
+    """
+
+    folder: Path
+    step: int
+    finished: bool
+    figures: dict[str, float | int | str]
+
+
+def run(
+    recipe: Recipe | str | Path, *, model: nn.Module | None = None, resume: bool = True, progress: Progress | None = None
+) -> RunResult:
+    """Train as `recipe` says; SIGINT and SIGTERM save the state and end the run cleanly.
+
+    Args:
+        recipe: a recipe, a YAML file or the name of a packaged recipe.
+        model: trained in place of a newly built one; needs `encode_image`, `encode_text`, `tokenize`, `logit_scale`.
+        resume: go on from the state in the recipe's folder where there is one; False starts afresh.
+        progress: told after every update.
+
+    Raises:
+        BadInput: a recipe that cannot be run. MissingExtra: Lightning is not installed.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    fabric = _make_fabric(recipe)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    session = _Run(recipe, fabric, _build(recipe) if model is None else model)
+    step = session.restore() if resume else 0
+    records = Records(recipe.folder, keep_until=step)
+    source = batches(recipe.data, recipe.batch_size, recipe.seed, step, recipe.steps)
+    with _products_precision(recipe), _stop_flag() as stopped, source as (made, heldout):
+        for batch in made:
+            session.update(batch)
+            step = batch.step + 1
+            session.after(step, heldout, records)
+            if progress is not None:
+                progress(step, recipe.steps, session.figures)
+            if stopped.is_set() and step < recipe.steps:
+                session.save(step)
+                return RunResult(recipe.folder, step, False, dict(session.figures))
+    session.write_model(step)
+    return RunResult(recipe.folder, step, True, dict(session.figures))
+
+
+class _Run:
+    """The live objects of a run and what is done with them."""
+
+    def __init__(self, recipe: Recipe, fabric: Any, model: Any) -> None:
+        self.recipe, self.fabric, self.plain = recipe, fabric, model.train()
+        self.size = _native_size(model)
+        self.optimiser = make_optimiser(
+            recipe.optimiser, model.to(fabric.device), recipe.learning_rate, recipe.weight_decay, recipe.betas,
+            recipe.epsilon,
+        )  # fmt: skip
+        self.model, self.wrapped_optimiser = fabric.setup(model, self.optimiser)
+        self.model.mark_forward_method("encode_image")
+        self.model.mark_forward_method("encode_text")
+        self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
+        self.state = TrainingState(model, self.optimiser, self.average)
+        self.tokens = Tokens(model.tokenize)
+        self.figures: dict[str, float | int | str] = {}
+        self.losses: list[Tensor] = []
+        self.last_log = time.perf_counter()
+
+    def update(self, batch: Batch) -> None:
+        """One step: pictures and tokens, loss, gradient, new weights, averages."""
+        recipe = self.recipe
+        size = recipe.image_size(batch.step) or self.size
+        inputs = make_inputs(batch, size, self.tokens, recipe.seed, recipe.hard_negative_weight > 0)
+        loss = self.loss(inputs.to(self.fabric.device))
+        self.wrapped_optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if recipe.gradient_clip:
+            nn.utils.clip_grad_norm_(self.plain.parameters(), recipe.gradient_clip, foreach=True)
+        factor = schedule_factor(
+            recipe.schedule, batch.step, recipe.steps, recipe.warmup_steps, recipe.decay_steps
+        )  # fmt: skip
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * factor
+        self.wrapped_optimiser.step()
+        with torch.no_grad():
+            self.plain.logit_scale.clamp_(max=LOG_SCALE_LIMIT)
+        if self.average is not None:
+            self.average.update(self.plain, batch.step)
+        self.losses.append(loss.detach())
+        self.figures |= {"image_size": size, "learning_rate": recipe.learning_rate * factor}
+
+    def loss(self, inputs: Inputs) -> Tensor:
+        """Contrastive loss of a batch; each distinct caption is encoded once."""
+        images = self.model.encode_image(inputs.pictures)
+        texts = self.model.encode_text(inputs.tokens)
+        negatives = None if inputs.negative_ids is None else texts[inputs.negative_ids]
+        return contrastive_loss(
+            images,
+            texts[inputs.caption_ids],
+            self.plain.logit_scale,
+            inputs.caption_ids,
+            negatives,
+            inputs.negative_mask,
+            self.recipe.hard_negative_weight or 1.0,
+        )
+
+    def after(self, step: int, heldout: list[Part], records: Records) -> None:
+        """Log, validate and save where `step` updates are a multiple of the recipe's intervals."""
+        recipe, last = self.recipe, step == self.recipe.steps
+        if _due(step, recipe.log_every) or last:
+            losses = torch.stack(self.losses)
+            passed, self.losses = time.perf_counter() - self.last_log, []
+            self.figures |= {
+                "loss": round(losses.mean().item(), 5),
+                "logit_scale": round(self.plain.logit_scale.exp().item(), 4),
+                "samples_per_second": round(len(losses) * recipe.batch_size / passed, 1),
+            }
+            if not math.isfinite(float(self.figures["loss"])):
+                raise BadInput(
+                    f"the loss of {recipe.model} is no longer finite at step {step}; lower learning_rate or set "
+                    "gradient_clip, then run again to go on from the last saved state."
+                )
+            records.write(step, self.figures)
+            self.last_log = time.perf_counter()
+        if heldout and (_due(step, recipe.evaluate_every) or (last and recipe.evaluate_every)):
+            found = validate(self.result(), heldout, self.size, self.tokens, self.fabric.device)
+            self.figures |= found
+            records.write(step, {f"validation.{name}": value for name, value in found.items()})
+            self.last_log = time.perf_counter()
+        if _due(step, recipe.save_every) or last:
+            self.save(step)
+            self.last_log = time.perf_counter()
+
+    def result(self) -> Any:
+        """The model that the run is to give: the averaged one where there are averages."""
+        if self.average is None:
+            return self.plain
+        averaged = copy.deepcopy(self.plain)
+        self.average.copy_to(averaged)
+        return averaged
+
+    def save(self, step: int) -> None:
+        """Write the state that a later run resumes from."""
+        self.state.save(self.recipe.folder / STATE_FILE, step, {"recipe": asdict(self.recipe)})
+
+    def restore(self) -> int:
+        """Take over a saved state; returns the updates made, 0 where there is none."""
+        path = self.recipe.folder / STATE_FILE
+        return self.state.restore(path) if path.is_file() else 0
+
+    def write_model(self, step: int) -> None:
+        """Write the result as plain weights that `percepta.load` reads."""
+        model, path = self.result(), self.recipe.folder / MODEL_FILE
+        if type(model).__module__.startswith("percepta."):
+            import percepta
+
+            temporary = path.with_name(f".{os.getpid()}.{path.name}")
+            percepta.save(model, temporary)
+            os.replace(temporary, path)
+        else:
+            write_atomically(path, model.state_dict(), {"step": step})
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+def _build(recipe: Recipe) -> Any:
+    import percepta
+
+    return percepta.build(recipe.model, **recipe.model_overrides)
+
+
+def _native_size(model: Any) -> int:
+    size = model.config.image_size
+    return int(size if isinstance(size, int) else size[0])
+
+
+def _make_fabric(recipe: Recipe) -> Any:
+    if recipe.devices > 1:
+        raise BadInput(f"devices of a recipe must be 1 (negatives are not yet gathered); got {recipe.devices}.")
+    try:
+        from lightning.fabric import Fabric
+    except ImportError as error:
+        raise MissingExtra("lightning", "train", "Training") from error
+    precision = "bf16-mixed" if recipe.precision == "bfloat16-mixed" else "32-true"
+    return Fabric(accelerator=recipe.accelerator, devices=1, precision=precision)
+
+
+@contextlib.contextmanager
+def _products_precision(recipe: Recipe) -> Iterator[None]:
+    """Matrix products of float32 tensors in bfloat16 with float32 sums, where the recipe asks; undone afterwards."""
+    if recipe.precision != "bfloat16-products":
+        yield
+        return
+    switches = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal does what it would do anyway."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: object) -> None:
+        stopped.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,418 @@
+"""Training recipes: frozen dataclasses, read from YAML, changed by `key=value`.
+
+Order of this file: augmentation, sources, data, recipe, reading, overrides, errors.
+Unusual: there is no second schema. Pydantic checks a file against these very classes, and an unknown field is refused
+with the file, the field and the nearest name that exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from percepta.errors import BadInput, nearest, out_of_range
+from percepta.training.schedules import schedule_factor
+
+FORBID = {"extra": "forbid"}
+PROMPTS = (
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a blurry photo of a {}.",
+    "a low resolution photo of a {}.",
+    "a good photo of a {}.",
+    "a photo of a small {}.",
+    "a photo of a big {}.",
+    "a picture of a {}.",
+    "a {}.",
+    "the {}",
+    "a {}",
+    "{}",
+)
+"""Captions made of a class name; the first one is used for validation."""
+
+Precision = Literal["float32", "bfloat16-products", "bfloat16-mixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentRecipe:
+    """How pictures of a source are varied; the defaults vary nothing.
+
+    Attributes:
+        area: smallest and largest share of the picture kept by a random crop.
+        aspect: smallest and largest aspect ratio of that crop.
+        flip: probability of a horizontal flip.
+        brightness, saturation: largest relative change of either.
+        translate: largest shift, as a share of the side; edges are repeated.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    area: tuple[float, float] = (1.0, 1.0)
+    aspect: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    brightness: float = 0.0
+    saturation: float = 0.0
+    translate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise out_of_range("area", self.area, "two rising shares in (0, 1]", "augment")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise out_of_range("aspect", self.aspect, "two rising positive ratios", "augment")
+        for name in ("flip", "brightness", "saturation", "translate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise out_of_range(name, getattr(self, name), "between 0 and 1", "augment")
+
+
+PHOTOGRAPHS = AugmentRecipe(area=(0.35, 1.0), aspect=(0.75, 1.33), flip=0.5, brightness=0.3, saturation=0.3)
+RELATIONS = AugmentRecipe(brightness=0.15, translate=0.06)
+"""No flip and no crop: captions say left, right and how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScenesRecipe:
+    """Pictures of the procedural world, with captions and hard negatives.
+
+    Attributes:
+        weight: share of the mixture, relative to the other sources.
+        size: side of the rendered pictures in pixels.
+        pool: number of different scenes, kept in memory once rendered; 0 renders a new one for every sample.
+        hard_negatives: use the wrong captions of the generator.
+        options: further fields of the generator's `SceneConfig`.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    weight: float = 1.0
+    size: int = 64
+    pool: int = 0
+    hard_negatives: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    augment: AugmentRecipe = RELATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class CifarRecipe:
+    """CIFAR-10 photographs from a parquet file of encoded pictures.
+
+    Attributes:
+        path: the file; columns `img` (bytes) and `label`.
+        holdout: number of rows at the end that are never trained on but serve validation.
+        prompts: captions with {} for the class name.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    path: str
+    weight: float = 1.0
+    holdout: int = 2000
+    prompts: tuple[str, ...] = PROMPTS
+    augment: AugmentRecipe = PHOTOGRAPHS
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRecipe:
+    """A folder with one sub-folder of pictures for each class; names of sub-folders become captions.
+
+    Attributes:
+        size: pictures are cropped (as `augment` says) and resized to this side when read.
+        holdout: share of the pictures that serves validation.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    path: str
+    weight: float = 1.0
+    size: int = 224
+    holdout: float = 0.02
+    prompts: tuple[str, ...] = PROMPTS
+    augment: AugmentRecipe = PHOTOGRAPHS
+
+
+@dataclass(frozen=True, slots=True)
+class ShardsRecipe:
+    """Webdataset shards: tar files in which a.jpg and a.txt are a picture and its caption.
+
+    Attributes:
+        path: a glob such as `/data/shards/*.tar`.
+        size: pictures are cropped (as `augment` says) and resized to this side when read.
+        mix: number of shards whose samples are shuffled together.
+        validation: a glob of shards for validation; empty for none.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    path: str
+    weight: float = 1.0
+    size: int = 224
+    mix: int = 8
+    validation: str = ""
+    augment: AugmentRecipe = PHOTOGRAPHS
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """The mixture: every batch holds samples of each source in proportion to the weights.
+
+    Attributes:
+        workers: 1 makes batches ahead in a second process, 0 makes them when asked.
+        ahead: number of batches made ahead.
+        validation_samples: held-out samples of each source used by a validation.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    scenes: ScenesRecipe | None = None
+    cifar10: CifarRecipe | None = None
+    folder: FolderRecipe | None = None
+    shards: ShardsRecipe | None = None
+    workers: Literal[0, 1] = 1
+    ahead: int = 3
+    validation_samples: int = 500
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise BadInput(
+                "data of a recipe must name at least one source of scenes, cifar10, folder, shards with a positive "
+                "weight; got none."
+            )
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Recipes of the sources in use, by name, in a fixed order."""
+        every = {name: getattr(self, name) for name in ("scenes", "cifar10", "folder", "shards")}
+        return {name: source for name, source in every.items() if source is not None and source.weight > 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Part of a run at one picture size (progressive resolution).
+
+    Attributes:
+        share: part of the run, relative to the other stages.
+        image_size: side in pixels.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    share: float
+    image_size: int
+
+    def __post_init__(self) -> None:
+        if self.share <= 0:
+            raise out_of_range("share", self.share, "positive", "a stage")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides a training run; two runs of one recipe on one machine give the same weights.
+
+    Attributes:
+        model, model_overrides: what `percepta.build` gets.
+        data: the mixture.
+        out: folder of the run: training.safetensors (to resume), model.safetensors (the result), log.jsonl, log.csv.
+        batch_size, steps: samples per update, number of updates.
+        warmup, decay: steps, or a share of all steps where below 1.
+        gradient_clip: largest global norm of the gradient; 0 does not clip.
+        hard_negative_weight: how many ordinary negatives a hard one counts as; 0 leaves them out.
+        stages: progressive resolution, in order; empty trains at the model's own size.
+        ema: decay of the averaged weights, which then are the result; 0 is off.
+        precision: "float32", "bfloat16-products" (float32 weights and sums, matrix products in bfloat16) or
+            "bfloat16-mixed" (autocast).
+        threads: CPU threads for torch; 0 leaves them as they are.
+        log_every, save_every, evaluate_every: in steps; 0 is never (the last step is always saved).
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    model: str
+    data: DataRecipe
+    steps: int
+    batch_size: int
+    learning_rate: float
+    out: str = "runs/{model}"
+    model_overrides: dict[str, Any] = field(default_factory=dict)
+    optimiser: Literal["adamw", "lamb"] = "adamw"
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-8
+    gradient_clip: float = 0.0
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    decay: float = 0.1
+    hard_negative_weight: float = 1.0
+    stages: tuple[Stage, ...] = ()
+    ema: float = 0.0
+    precision: Precision = "float32"
+    accelerator: str = "cpu"
+    devices: int = 1
+    threads: int = 0
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 500
+    evaluate_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "devices"):
+            if getattr(self, name) <= 0:
+                raise out_of_range(name, getattr(self, name), "positive", "a recipe")
+        schedule_factor(self.schedule, 0, self.steps, self.warmup_steps, self.decay_steps)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Warm-up in steps."""
+        return _steps(self.warmup, self.steps)
+
+    @property
+    def decay_steps(self) -> int:
+        """Final decay in steps."""
+        return _steps(self.decay, self.steps)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return Path(self.out.format(model=self.model)).expanduser()
+
+    def image_size(self, step: int) -> int | None:
+        """Side of the pictures for update number `step` (from 0); None for the model's own."""
+        whole = sum(stage.share for stage in self.stages)
+        passed = 0.0
+        for stage in self.stages:
+            passed += stage.share / whole
+            if step < round(passed * self.steps):
+                return stage.image_size
+        return self.stages[-1].image_size if self.stages else None
+
+
+def _steps(amount: float, total: int) -> int:
+    return round(amount * total) if amount < 1 else round(amount)
+
+
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file, or a packaged one by name, with `key=value` changes.
+
+    Args:
+        name: path of a file, or a name such as "pe-core-nano".
+        overrides: changes such as "steps=100" or "data.scenes.weight=0.5"; values are YAML.
+
+    Raises:
+        BadInput: no such recipe, a field that does not exist, a value that does not fit; one sentence each.
+    """
+    path = find_recipe(name)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} must be YAML; {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"{path} must hold fields of a recipe (name: value); got {type(values).__name__}.")
+    for override in overrides:
+        keys, value = parse_override(override)
+        _set(values, keys, value, override)
+    return make_recipe(values, str(path))
+
+
+def make_recipe(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Checked recipe from nested mappings; `source` names them in errors."""
+    try:
+        return TypeAdapter(Recipe).validate_python(dict(values))
+    except ValidationError as error:
+        raise BadInput(_explain(error, source)) from error
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Path of a recipe given by path or by name (packaged recipes, or the checkout's)."""
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given
+    known = {path.stem: path for folder in recipe_folders() for path in sorted(folder.glob("*.yaml"))}
+    if str(name) in known:
+        return known[str(name)]
+    close = nearest(str(name), known, count=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise BadInput(f"recipe must be a YAML file or one of {', '.join(sorted(known)) or 'none'}; got {name!s}{hint}.")
+
+
+def recipe_folders() -> list[Path]:
+    """Folders that hold recipes: beside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    candidates = [package / "recipes", package.parents[1] / "recipes"]
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that `read_recipe` finds."""
+    return sorted({path.stem for folder in recipe_folders() for path in folder.glob("*.yaml")})
+
+
+def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
+    """`"data.scenes.weight=0.5"` to `(("data", "scenes", "weight"), 0.5)`; the value is YAML."""
+    key, equals, value = text.partition("=")
+    keys = tuple(key.strip().split("."))
+    if not equals or not all(part.isidentifier() or part.isdigit() for part in keys):
+        raise BadInput(f"an override must look like key=value or data.scenes.weight=0.5; got {text!r}.")
+    try:
+        return keys, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadInput(f"the value of override {text!r} must be YAML; quote it.") from error
+
+
+def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
+    here: Any = values
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(here, list):
+            if not key.isdigit() or int(key) >= len(here):
+                raise BadInput(f"override {override!r} needs a number below {len(here)} where it says {key!r}.")
+            position: Any = int(key)
+        elif isinstance(here, dict):
+            position = key
+        else:
+            raise BadInput(f"override {override!r} goes below {'.'.join(keys[:depth])}, which has no fields.")
+        if last:
+            here[position] = value
+        else:
+            if isinstance(here, dict) and here.get(position) is None:
+                here[position] = {}
+            here = here[position]
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    """One sentence for the first thing that is wrong: file, field, what is allowed, what came."""
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    first = min(error.errors(), key=lambda problem: problem["type"] not in unknown)
+    where = [str(part) for part in first["loc"]]
+    name = ".".join(where)
+    if first["type"] in unknown:
+        close = nearest(".".join(part for part in where if not part.isdigit()), _dotted(Recipe), count=1)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        return f"{source}: {name} is not a field of a recipe{hint}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{source}: {name} is missing; add it."
+    if first["type"] == "value_error":
+        prefix = f"{name}: " if name else ""
+        return f"{source}: {prefix}{first['ctx']['error']}"
+    return f"{source}: {name} cannot be {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def _dotted(cls: type, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields of a recipe class and of the classes inside it."""
+    for name, kind in typing.get_type_hints(cls).items():
+        if name.startswith("__"):
+            continue
+        yield prefix + name
+        inner = [kind, *(typing.get_args(kind) if not isinstance(kind, type) or _is_generic(kind) else ())]
+        for part in inner:
+            if dataclasses.is_dataclass(part) and isinstance(part, type):
+                yield from _dotted(part, f"{prefix}{name}.")
+
+
+def _is_generic(kind: Any) -> bool:
+    return isinstance(kind, types.GenericAlias)

@@ -29,6 +29,7 @@ from percepta.training.checkpointing import TrainingState, write_atomically
 from percepta.training.data import Batch, Part, batches
 from percepta.training.objectives import LOG_SCALE_LIMIT, contrastive_loss
 from percepta.training.optimisers import make_optimiser
+from percepta.training.precision import FABRIC_NAMES, forward_precision, product_precision
 from percepta.training.recipe import Recipe, read_recipe
 from percepta.training.records import Records
 from percepta.training.schedules import schedule_factor
@@ -81,7 +82,7 @@ def run(
     step = session.restore() if resume else 0
     records = Records(recipe.folder, keep_until=step)
     source = batches(recipe.data, recipe.batch_size, recipe.seed, step, recipe.steps)
-    with _products_precision(recipe), _stop_flag() as stopped, source as (made, heldout):
+    with product_precision(recipe.precision), _stop_flag() as stopped, source as (made, heldout):
         for batch in made:
             session.update(batch)
             step = batch.step + 1
@@ -105,9 +106,7 @@ class _Run:
             recipe.optimiser, model.to(fabric.device), recipe.learning_rate, recipe.weight_decay, recipe.betas,
             recipe.epsilon,
         )  # fmt: skip
-        self.model, self.wrapped_optimiser = fabric.setup(model, self.optimiser)
-        self.model.mark_forward_method("encode_image")
-        self.model.mark_forward_method("encode_text")
+        _, self.wrapped_optimiser = fabric.setup(model, self.optimiser)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         self.state = TrainingState(model, self.optimiser, self.average)
         self.tokens = Tokens(model.tokenize)
@@ -140,8 +139,9 @@ class _Run:
 
     def loss(self, inputs: Inputs) -> Tensor:
         """Contrastive loss of a batch; each distinct caption is encoded once."""
-        images = self.model.encode_image(inputs.pictures)
-        texts = self.model.encode_text(inputs.tokens)
+        with forward_precision(self.fabric, self.recipe.precision):
+            images = self.plain.encode_image(inputs.pictures)
+            texts = self.plain.encode_text(inputs.tokens)
         negatives = None if inputs.negative_ids is None else texts[inputs.negative_ids]
         return contrastive_loss(
             images,
@@ -232,25 +232,7 @@ def _make_fabric(recipe: Recipe) -> Any:
         from lightning.fabric import Fabric
     except ImportError as error:
         raise MissingExtra("lightning", "train", "Training") from error
-    precision = "bf16-mixed" if recipe.precision == "bfloat16-mixed" else "32-true"
-    return Fabric(accelerator=recipe.accelerator, devices=1, precision=precision)
-
-
-@contextlib.contextmanager
-def _products_precision(recipe: Recipe) -> Iterator[None]:
-    """Matrix products of float32 tensors in bfloat16 with float32 sums, where the recipe asks; undone afterwards."""
-    if recipe.precision != "bfloat16-products":
-        yield
-        return
-    switches = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
-    before = [switch.fp32_precision for switch in switches]
-    for switch in switches:
-        switch.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+    return Fabric(accelerator=recipe.accelerator, devices=1, precision=FABRIC_NAMES[recipe.precision])
 
 
 @contextlib.contextmanager

@@ -240,7 +240,7 @@ class Recipe:
     learning_rate: float
     out: str = "runs/{model}"
     model_overrides: dict[str, Any] = field(default_factory=dict)
-    optimiser: Literal["adamw", "lamb"] = "adamw"
+    optimiser: Literal["adamw", "lamb", "muon"] = "adamw"
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = 1e-8

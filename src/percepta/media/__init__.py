@@ -1,7 +1,8 @@
 """Pictures and videos in and out, seen the right way up.
 
 Unusual: the type of a file is told by its content, never by its name; everything that is wrong with a file comes out
-as one sentence (`BadMedia`, or a `Failure` from `collect`).
+as one sentence (`BadMedia`, or a `Failure` from `collect`). Names are loaded on first use, so that looking at pictures
+needs no torch.
 """
 
 from __future__ import annotations
@@ -16,35 +17,40 @@ if TYPE_CHECKING:
     from percepta.media.preprocess import Preprocess
     from percepta.media.sampling import sample_frames
     from percepta.media.sniffing import kind_of
-    from percepta.media.videos import VideoReader, open_video
+    from percepta.media.videos import VideoReader
     from percepta.media.writing import write_gif, write_video
 
-_HOMES = {
-    "Preprocess": "preprocess",
-    "Source": "inputs",
-    "VideoReader": "videos",
-    "collect": "inputs",
-    "contact_sheet": "drawing",
-    "draw_boxes": "drawing",
-    "draw_masks": "drawing",
-    "kind_of": "sniffing",
-    "open_picture": "pictures",
-    "open_video": "videos",
-    "pca_picture": "drawing",
-    "sample_frames": "sampling",
-    "thumbnail": "drawing",
-    "write_gif": "writing",
-    "write_video": "writing",
-}
+__all__ = [
+    "Preprocess",
+    "Source",
+    "VideoReader",
+    "collect",
+    "contact_sheet",
+    "draw_boxes",
+    "draw_masks",
+    "kind_of",
+    "open_picture",
+    "pca_picture",
+    "sample_frames",
+    "thumbnail",
+    "write_gif",
+    "write_video",
+]
 
-__all__ = sorted(_HOMES)
+_HOMES = {
+    "drawing": ("contact_sheet", "draw_boxes", "draw_masks", "pca_picture", "thumbnail"),
+    "inputs": ("Source", "collect"),
+    "pictures": ("open_picture",),
+    "preprocess": ("Preprocess",),
+    "sampling": ("sample_frames",),
+    "sniffing": ("kind_of",),
+    "videos": ("VideoReader",),
+    "writing": ("write_gif", "write_video"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,8 +25,39 @@ from percepta.results.failures import Failure
 
 # Files of these kinds lie beside pictures everywhere; in a folder they are passed over without a word.
 COMPANIONS = frozenset(
-    ".txt .json .jsonl .csv .tsv .md .xml .ini .db .html .htm .py .yaml .yml .toml .log .npy .npz .parquet "
-    ".safetensors .pdf .zip .aae .xmp .thm .lnk .url .srt .vtt .css .js".split()
+    [
+        ".txt",
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".tsv",
+        ".md",
+        ".xml",
+        ".ini",
+        ".db",
+        ".html",
+        ".htm",
+        ".py",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".log",
+        ".npy",
+        ".npz",
+        ".parquet",
+        ".safetensors",
+        ".pdf",
+        ".zip",
+        ".aae",
+        ".xmp",
+        ".thm",
+        ".lnk",
+        ".url",
+        ".srt",
+        ".vtt",
+        ".css",
+        ".js",
+    ]
 )
 
 
@@ -56,8 +87,8 @@ def collect(inputs: Any) -> Iterator[Source | Failure]:
     """Every picture and video in `inputs`, lazily and in a stable order.
 
     Args:
-        inputs: a file; a folder (searched with its sub-folders, sorted by name, hidden files skipped, links followed but
-            every folder visited once); a glob such as "photos/**/*.jpg"; "-" for names on standard input, one a line
+        inputs: a file; a folder (searched with its sub-folders, sorted by name, hidden files skipped, links followed
+            but every folder visited once); a glob such as "photos/**/*.jpg"; "-" for names on standard input, one a line
             or NUL-separated; bytes, a PIL picture, an array (H, W, C) or a stack (N, H, W, C); or an iterable of these.
             "~" is expanded.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from percepta.errors import BadInput, BadMedia, MissingExtra, wrong_shape
 from percepta.media.sniffing import name_of, picture_format, video_format
@@ -118,10 +118,10 @@ def _from_path(path: str | bytes, draft: tuple[int, int] | None = None) -> Image
     text = os.fsdecode(path)
     name = name_of(text)
     try:
-        path = Path(text).expanduser()
-        if not stat.S_ISREG(os.stat(path).st_mode) and not path.is_dir():
+        location = Path(text).expanduser()
+        if not stat.S_ISREG(location.stat().st_mode) and not location.is_dir():
             raise BadMedia(f"{name} is no ordinary file.")
-        with path.open("rb") as file:
+        with location.open("rb") as file:
             return _decode(file, name, draft)
     except BadMedia:
         raise
@@ -169,7 +169,7 @@ def _decode(file: BinaryIO, name: str, draft: tuple[int, int] | None = None) -> 
             f"{name} is absurdly large: it has more than {limit:,} pixels, the limit against decompression bombs; "
             "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
         ) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise _unidentified(head, name) from None
     except BadMedia:
         raise
@@ -191,10 +191,8 @@ def _formats(head: bytes, name: str) -> list[str]:
     known = picture_format(head)
     if known == "HEIF":
         _register_heif(name)
-    if known and known != "JPEG":
+    if known:
         return [known]
-    if known == "JPEG":
-        return ["JPEG", "MPO"]
     Image.init()
     return [format_name for format_name in Image.ID if format_name not in _UNUSABLE]
 
@@ -270,7 +268,7 @@ def _eight_bit(picture: Image.Image, name: str) -> Image.Image:
     if not finite.any():
         raise BadMedia(f"{name} has no finite value in it.")
     lowest, highest = float(values[finite].min()), float(values[finite].max())
-    top = next((limit for limit in _tops(picture.mode) if 0 <= lowest and highest <= limit), None)
+    top = next((limit for limit in _tops(picture.mode) if lowest >= 0 and highest <= limit), None)
     if top is None:
         return Image.fromarray(_scaled(np.where(finite, values, lowest), lowest, max(highest, lowest + 1e-6)))
     return Image.fromarray(_scaled(np.where(finite, values, 0), 0, top))

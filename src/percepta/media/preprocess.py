@@ -2,7 +2,8 @@
 
 The official order (Perception Encoder, arXiv 2504.13181): resize in the picture's own mode with PIL's antialiased
 bilinear filter, crop, only then convert to RGB, divide by 255, normalise.
-Unusual: bit-exact with the torchvision pipeline and faster, because bytes become normalised floats by one table look-up.
+Unusual: bit-exact with the torchvision pipeline and faster, because the resize runs in bands and
+bytes become normalised floats by one table look-up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 
 from percepta.errors import BadInput, BadMedia, one_of, out_of_range
-from percepta.media.pictures import open_picture
+from percepta.media.pictures import open_draft, open_picture
+from percepta.media.resizing import resize_bilinear
 
 RESIZES = ("squash", "shorter_side_center_crop", "none")
 Size = int | tuple[int, int]
@@ -76,7 +78,7 @@ class Preprocess:
         if self.resize == "none" or height is None or width is None:
             return picture
         if self.resize == "squash":
-            return picture.resize((width, height), Image.Resampling.BILINEAR)
+            return resize_bilinear(picture, (width, height))
         return _shorter_side_center_crop(picture, height, width)
 
     def tensor(self, picture: Image.Image) -> torch.Tensor:
@@ -126,8 +128,6 @@ class Preprocess:
     def _open(self, thing: Any, height: int | None, width: int | None) -> Image.Image:
         if not self.fast or height is None or width is None:
             return open_picture(thing)
-        from percepta.media.pictures import open_draft
-
         return open_draft(thing, (2 * width, 2 * height))
 
 
@@ -150,13 +150,14 @@ def _resizable(picture: Image.Image) -> Image.Image:
     if mode == "1":
         return picture.convert("L")
     if mode == "LAB":
-        return _from_lab(picture)
+        return from_lab(picture)
     if mode in ("La", "RGBa"):
         return picture.convert("LA" if mode == "La" else "RGBA")
     return picture.convert("RGB")
 
 
-def _from_lab(picture: Image.Image) -> Image.Image:
+def from_lab(picture: Image.Image) -> Image.Image:
+    """A Lab picture as RGB; Pillow needs colour management for that."""
     from PIL import ImageCms
 
     transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
@@ -183,7 +184,7 @@ def _shorter_side_center_crop(picture: Image.Image, height: int, width: int) -> 
             "use resize='squash'."
         )
     if (new_width, new_height) != picture.size:
-        picture = picture.resize((new_width, new_height), Image.Resampling.BILINEAR)
+        picture = resize_bilinear(picture, (new_width, new_height))
     left, top = round((new_width - width) / 2), round((new_height - height) / 2)
     return picture.crop((left, top, left + width, top + height))
 

@@ -9,11 +9,13 @@ decoding everything is slower where key frames are dense; this plan loses to nei
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +32,8 @@ from percepta.media.sniffing import is_video, name_of
 
 _AV_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, RuntimeError, MemoryError)
 _PIXEL_LIMIT = 200_000_000
+# Containers whose packets carry true presentation times and which seek exactly; AVI does so without reordered frames.
+_TIMED_FORMATS = ("mov", "matroska", "webm", "flv", "gif")
 _SEEK_GAP = 8  # frames between the cursor and the next key frame below which decoding on is cheaper than a seek
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
@@ -78,6 +82,7 @@ class VideoReader:
     def __init__(self, source: str | os.PathLike[str] | bytes) -> None:
         self.source = f"the video of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
         self._name = self.source if isinstance(source, bytes) else name_of(self.source)
+        self._given = source
         self._container = _open(source, self._name)
         try:
             self._stream = _video_stream(self._container, self._name)
@@ -175,6 +180,15 @@ class VideoReader:
             raise out_of_range("frame", index, allowed, owner=self._name)
         return number % self.frames
 
+    @property
+    def _format(self) -> str:
+        return str(self._container.format.name.split(",")[0])
+
+    @property
+    def _timed(self) -> bool:
+        """Whether packets of this container can be trusted to say when their frame is shown."""
+        return self._format in _TIMED_FORMATS or (self._format == "avi" and not self._stream.codec_context.has_b_frames)
+
     # The plan
 
     def _make_plan(self, file_size: int | None) -> Plan:
@@ -187,8 +201,7 @@ class VideoReader:
         """From the container's index, which holds decoding times only: enough where no frame is reordered."""
         entries = getattr(self._stream, "index_entries", ())
         context = self._stream.codec_context
-        formats = self._container.format.name.split(",")
-        if "mov" not in formats or context is None or context.has_b_frames or file_size is None:
+        if self._format != "mov" or context is None or context.has_b_frames or file_size is None:
             return None
         if not len(entries) or len(entries) != self._stream.frames:
             return None
@@ -200,7 +213,7 @@ class VideoReader:
         if first.pts != first.dts or first.pts != kept[0].timestamp or not kept[0].is_keyframe:
             return None
         pts = [entry.timestamp for entry in kept]
-        if any(late <= early for early, late in zip(pts, pts[1:], strict=False)):
+        if any(late <= early for early, late in pairwise(pts)):
             return None
         return _plan([(entry.timestamp, entry.timestamp, entry.is_keyframe) for entry in kept])
 
@@ -224,7 +237,9 @@ class VideoReader:
             whole = False
         times = {pts for pts, _, _ in packets}
         whole = whole and len(packets) >= self._stream.frames
-        if whole and None not in times and len(times) == len(packets) and packets and packets[0][2]:
+        if whole and self._format == "avi" and not self._timed:  # times are missing, but one packet is one frame
+            return Plan((), (), (), (), len(packets))
+        if whole and self._timed and None not in times and len(times) == len(packets) and packets and packets[0][2]:
             return _plan([(pts, dts, key) for pts, dts, key in packets if pts is not None])
         return self._plan_from_frames(packets)
 
@@ -232,11 +247,12 @@ class VideoReader:
         """From one decode of everything: for damaged files, and containers that do not time their packets."""
         if not packets:
             return Plan((), (), (), (), 0)
+        self._rewind()
         times = [frame.pts for frame in self._decode()]
         known = [pts for pts in times if pts is not None]
-        ordered = len(known) == len(times) and all(a < b for a, b in zip(known, known[1:], strict=False))
+        ordered = len(known) == len(times) and all(a < b for a, b in pairwise(known))
         timed = [(pts, dts, key) for pts, dts, key in packets if pts is not None]
-        if not ordered or len(timed) != len(packets) or not timed or not timed[0][2]:
+        if not self._timed or not ordered or len(timed) != len(packets) or not timed or not timed[0][2]:
             return Plan((), (), (), (), len(times))
         decodable = set(known)
         full = _plan(timed)
@@ -291,8 +307,7 @@ class VideoReader:
         """Decoded frames from key frame number `key` on; from an earlier one if the seek went past the target."""
         while key is not None and key > 0 and target is not None:
             # MP4 keeps decoding times in its index, the others presentation times.
-            by_decoding_time = "mov" in self._container.format.name
-            time = self._plan.key_dts[key] if by_decoding_time else self._plan.key_pts[key]
+            time = self._plan.key_dts[key] if self._format == "mov" else self._plan.key_pts[key]
             try:
                 self._container.seek(time, stream=self._stream, backward=True, any_frame=False)
             except _AV_ERRORS:
@@ -308,13 +323,14 @@ class VideoReader:
         yield from self._decode()
 
     def _rewind(self) -> None:
-        try:
-            self._container.seek(self._stream.start_time or 0, stream=self._stream, backward=True)
-        except _AV_ERRORS:
-            try:
-                self._container.seek(0)
-            except _AV_ERRORS as error:
-                raise BadMedia(f"{self._name} cannot be read twice: {one_line(error)}.") from None
+        """Back to the first packet. Without an index, or after damage, that means to open the file again."""
+        if self._timed:
+            with contextlib.suppress(*_AV_ERRORS):
+                self._container.seek(self._stream.start_time or 0, stream=self._stream, backward=True)
+                return
+        self._container.close()
+        self._container = _open(self._given, self._name)
+        self._stream = _video_stream(self._container, self._name)
 
     def _decode(self) -> Iterator[Any]:
         """Frames from where the container stands; damaged packets are passed over."""
@@ -357,11 +373,6 @@ class _Cursor:
 
     def at_or_before(self, target: int) -> Any:
         return self.current if self.current is not None else self.ahead
-
-
-def open_video(source: str | os.PathLike[str] | bytes) -> VideoReader:
-    """A VideoReader of `source`."""
-    return VideoReader(source)
 
 
 def _plan(packets: list[tuple[int, int | None, bool]]) -> Plan:

@@ -37,7 +37,9 @@ class Boxes:
         xyxy = float_array("xyxy", self.xyxy, (None, 4), owner)
         if (xyxy[:, 2:] < xyxy[:, :2]).any():
             row = int(np.flatnonzero((xyxy[:, 2:] < xyxy[:, :2]).any(axis=1))[0])
-            raise BadInput(f"xyxy of {owner} must have right >= left and bottom >= top; row {row} is {plain(xyxy[row])}.")
+            raise BadInput(
+                f"xyxy of {owner} must have right >= left and bottom >= top; row {row} is {plain(xyxy[row])}."
+            )
         object.__setattr__(self, "xyxy", xyxy)
         object.__setattr__(self, "names", names_tuple("names", self.names or ("",) * len(xyxy), len(xyxy), owner))
         if self.scores is not None:

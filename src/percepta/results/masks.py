@@ -49,7 +49,8 @@ class Masks:
             if (runs < 0).any() or int(runs.sum()) != height * width:
                 total = int(runs.sum())
                 raise BadInput(
-                    f"counts of {owner} must be run lengths that sum to {height * width} pixels; row {row} sums to {total}."
+                    f"counts of {owner} must be run lengths that sum to {height * width} pixels; "
+                    f"row {row} sums to {total}."
                 )
         object.__setattr__(self, "size", (height, width))
         object.__setattr__(self, "counts", counts)

@@ -41,7 +41,9 @@ class Tracks:
         frames, identities = _integers("frames", self.frames, owner), _integers("identities", self.identities, owner)
         counts = {len(frames), len(identities), len(self.boxes), len(frames if self.masks is None else self.masks)}
         if len(counts) > 1:
-            raise BadInput(f"{owner} must have as many frames as identities, boxes and masks; got {sorted(counts)} rows.")
+            raise BadInput(
+                f"{owner} must have as many frames as identities, boxes and masks; got {sorted(counts)} rows."
+            )
         if (frames < 0).any():
             raise BadInput(f"frames of {owner} must not be negative; got {int(frames.min())}.")
         if len(set(zip(frames.tolist(), identities.tolist(), strict=True))) != len(frames):

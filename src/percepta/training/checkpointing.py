@@ -59,8 +59,8 @@ class TrainingState:
         header = {"schema": SCHEMA, "step": step, "position": step, **(details or {})}
         write_atomically(path, self.tensors(), header)
 
-    def restore(self, path: Path) -> int:
-        """Take over the state in `path`; returns the number of updates made.
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Take over the state in `path`; returns its header: "step" (updates made) and what `save` was given.
 
         Raises:
             BadInput: not a training state, or of a newer schema. CheckpointMismatch: of another model.
@@ -80,7 +80,7 @@ class TrainingState:
         torch.set_rng_state(groups["random"]["cpu"])
         if "cuda" in groups["random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(groups["random"]["cuda"])
-        return int(header["step"])
+        return header
 
     def _restore_optimiser(self, values: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> None:
         parameters = dict(self.model.named_parameters())

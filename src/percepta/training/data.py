@@ -8,7 +8,6 @@ through pipes: it needs no guarded main module, and it ends when its parent ends
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pickle
 import signal
@@ -282,7 +281,7 @@ def _decode(thing: Any, size: int, augment: AugmentRecipe, random: np.random.Gen
 
     from percepta.media import open_picture
 
-    picture = open_picture(io.BytesIO(thing).getvalue() if isinstance(thing, bytes) else thing).convert("RGB")
+    picture = open_picture(thing).convert("RGB")
     box = None if random is None else _crop_box(picture.size, augment, random)
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box))
 
@@ -361,7 +360,8 @@ class _Producer:
 
 def serve() -> None:
     """The second process: reads (recipe, batch size, seed), then steps, and writes batches until its input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the training, which then ends this process
+        signal.signal(number, signal.SIG_IGN)
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints must not mix with the batches
     with contextlib.suppress(EOFError, BrokenPipeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import os
 import signal
@@ -103,9 +104,13 @@ class _Run:
         self.recipe, self.fabric, self.plain = recipe, fabric, model.train()
         self.size = _native_size(model)
         self.optimiser = make_optimiser(
-            recipe.optimiser, model.to(fabric.device), recipe.learning_rate, recipe.weight_decay, recipe.betas,
+            recipe.optimiser,
+            model.to(fabric.device),
+            recipe.learning_rate,
+            recipe.weight_decay,
+            recipe.betas,
             recipe.epsilon,
-        )  # fmt: skip
+        )
         _, self.wrapped_optimiser = fabric.setup(model, self.optimiser)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         self.state = TrainingState(model, self.optimiser, self.average)
@@ -126,7 +131,7 @@ class _Run:
             nn.utils.clip_grad_norm_(self.plain.parameters(), recipe.gradient_clip, foreach=True)
         factor = schedule_factor(
             recipe.schedule, batch.step, recipe.steps, recipe.warmup_steps, recipe.decay_steps
-        )  # fmt: skip
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * factor
         self.wrapped_optimiser.step()
@@ -190,12 +195,17 @@ class _Run:
 
     def save(self, step: int) -> None:
         """Write the state that a later run resumes from."""
-        self.state.save(self.recipe.folder / STATE_FILE, step, {"recipe": asdict(self.recipe)})
+        pending = [loss.item() for loss in self.losses]
+        self.state.save(self.recipe.folder / STATE_FILE, step, {"recipe": asdict(self.recipe), "losses": pending})
 
     def restore(self) -> int:
         """Take over a saved state; returns the updates made, 0 where there is none."""
         path = self.recipe.folder / STATE_FILE
-        return self.state.restore(path) if path.is_file() else 0
+        if not path.is_file():
+            return 0
+        header = self.state.restore(path)
+        self.losses = [torch.tensor(loss, device=self.fabric.device) for loss in header.get("losses", ())]
+        return int(header["step"])
 
     def write_model(self, step: int) -> None:
         """Write the result as plain weights that `percepta.load` reads."""
@@ -232,6 +242,7 @@ def _make_fabric(recipe: Recipe) -> Any:
         from lightning.fabric import Fabric
     except ImportError as error:
         raise MissingExtra("lightning", "train", "Training") from error
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision of every run
     return Fabric(accelerator=recipe.accelerator, devices=1, precision=FABRIC_NAMES[recipe.precision])
 
 

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from percepta.errors import BadInput
+from percepta.training.optimisers import make_optimiser, parameter_groups
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
+    net.register_parameter("logit_scale", nn.Parameter(torch.tensor(2.0)))
+    return net
+
+
+def test_vectors_and_scalars_do_not_decay() -> None:
+    net = model()
+    decayed, plain = parameter_groups(net.named_parameters(), 0.3)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    assert [parameter.shape for parameter in decayed["params"]] == [(4, 5)]
+    assert len(plain["params"]) == 4
+    net[0].weight.requires_grad_(False)
+    assert len(parameter_groups(net.named_parameters(), 0.3)) == 1
+
+
+def test_lamb_is_adam_plus_decay_scaled_by_the_trust_ratio() -> None:
+    """Three steps against the closed form, written out for one matrix and one vector."""
+    net, rate, decay, epsilon = model(), 0.01, 0.1, 1e-6
+    optimiser = make_optimiser("lamb", net, rate, decay, (0.9, 0.95), epsilon)
+    matrix, vector = net[0].weight.detach().clone(), net[0].bias.detach().clone()
+    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in (("m", matrix), ("v", vector))}
+    generator = torch.Generator().manual_seed(1)
+    for step in range(1, 4):
+        for parameter in net.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        directions = {}
+        for name, parameter in (("m", net[0].weight), ("v", net[0].bias)):
+            first, second = moments[name]
+            first.mul_(0.9).add_(parameter.grad, alpha=0.1)
+            second.mul_(0.95).add_(parameter.grad**2, alpha=0.05)
+            directions[name] = (first / (1 - 0.9**step)) / ((second / (1 - 0.95**step)).sqrt() + epsilon)
+        update = directions["m"] + decay * matrix
+        matrix -= rate * matrix.norm() / update.norm() * update
+        vector -= rate * directions["v"]
+        optimiser.step()
+        torch.testing.assert_close(net[0].weight.detach(), matrix)
+        torch.testing.assert_close(net[0].bias.detach(), vector)
+
+
+def test_trust_ratio_of_zero_weights_is_one() -> None:
+    net = model()
+    nn.init.zeros_(net[0].weight)
+    optimiser = make_optimiser("lamb", net, 0.5, 0.1)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    torch.testing.assert_close(net[0].weight.detach(), torch.full((4, 5), -0.5))
+
+
+def test_adamw_is_the_one_of_torch() -> None:
+    ours, theirs = model(), model()
+    mine = make_optimiser("adamw", ours, 0.01, 0.1, (0.8, 0.9))
+    groups = parameter_groups(theirs.named_parameters(), 0.1)
+    reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.8, 0.9), foreach=False, fused=False)
+    for _ in range(3):
+        for first, second in zip(ours.parameters(), theirs.parameters(), strict=True):
+            first.grad = second.grad = torch.randn_like(first)
+        mine.step()
+        reference.step()
+    for first, second in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_unknown_optimiser_is_refused() -> None:
+    with pytest.raises(BadInput, match="did you mean 'adamw'"):
+        make_optimiser("adam", model(), 0.1)

@@ -88,9 +88,9 @@ def collect(inputs: Any) -> Iterator[Source | Failure]:
 
     Args:
         inputs: a file; a folder (searched with its sub-folders, sorted by name, hidden files skipped, links followed
-            but every folder visited once); a glob such as "photos/**/*.jpg"; "-" for names on standard input, one a line
-            or NUL-separated; bytes, a PIL picture, an array (H, W, C) or a stack (N, H, W, C); or an iterable of these.
-            "~" is expanded.
+            but every folder visited once); a glob such as "photos/**/*.jpg"; "-" for names on standard input, one a
+            line or NUL-separated; bytes, a PIL picture, an array (H, W, C) or a stack (N, H, W, C); or an iterable of
+            these. "~" is expanded.
 
     Yields:
         Source for what looks like a picture or video by its first bytes, Failure for what does not or cannot be read.
@@ -212,10 +212,18 @@ def _expand_pattern(text: str) -> Iterator[Source | Failure]:
     elif not glob.has_magic(pattern):
         yield Failure(text, f"{name_of(text)} does not exist.")
     else:
-        for name in sorted(glob.glob(pattern, recursive=True)):
-            path = Path(name)
-            if not path.is_dir():
-                yield classify_file(path, name)
+        for name in _matches(pattern):
+            yield classify_file(Path(name), name)
+
+
+def _matches(pattern: str) -> list[str]:
+    """The files of a glob, sorted; one that is reached by several links between folders by its shortest name only."""
+    shortest: dict[str, str] = {}
+    for name in sorted(glob.glob(pattern, recursive=True), key=lambda name: (name.count(os.sep), name)):
+        if not os.path.isdir(name):
+            home = os.path.realpath(os.path.dirname(name) or ".")
+            shortest.setdefault(os.path.join(home, os.path.basename(name)), name)
+    return sorted(shortest.values())
 
 
 def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Source | Failure]:

@@ -19,7 +19,10 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def prepare_pictures(
-    pictures: np.ndarray | Tensor, size: int, augment: AugmentRecipe | None = None, generator: torch.Generator | None = None
+    pictures: np.ndarray | Tensor,
+    size: int,
+    augment: AugmentRecipe | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Pictures for a model whose mean and standard deviation are 0.5.
 

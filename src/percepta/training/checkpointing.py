@@ -73,9 +73,10 @@ class TrainingState:
         _check(path, self.model.state_dict(), groups.get("model", {}))
         self.model.load_state_dict(groups["model"])
         if self.average is not None:
-            _check(path, self.average.tensors, groups.get("average", groups["model"]))
+            averages = groups.get("average") or {name: groups["model"][name] for name in self.average.tensors}
+            _check(path, self.average.tensors, averages)
             for name, value in self.average.tensors.items():
-                value.copy_(groups.get("average", groups["model"])[name])
+                value.copy_(averages[name])
         self._restore_optimiser(groups.get("optimiser", {}), groups.get("group", {}))
         torch.set_rng_state(groups["random"]["cpu"])
         if "cuda" in groups["random"] and torch.cuda.is_available():

@@ -61,7 +61,11 @@ class RunResult:
 
 
 def run(
-    recipe: Recipe | str | Path, *, model: nn.Module | None = None, resume: bool = True, progress: Progress | None = None
+    recipe: Recipe | str | Path,
+    *,
+    model: nn.Module | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Train as `recipe` says; SIGINT and SIGTERM save the state and end the run cleanly.
 
@@ -129,9 +133,7 @@ class _Run:
         self.fabric.backward(loss)
         if recipe.gradient_clip:
             nn.utils.clip_grad_norm_(self.plain.parameters(), recipe.gradient_clip, foreach=True)
-        factor = schedule_factor(
-            recipe.schedule, batch.step, recipe.steps, recipe.warmup_steps, recipe.decay_steps
-        )
+        factor = schedule_factor(recipe.schedule, batch.step, recipe.steps, recipe.warmup_steps, recipe.decay_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * factor
         self.wrapped_optimiser.step()
@@ -164,17 +166,19 @@ class _Run:
         if _due(step, recipe.log_every) or last:
             losses = torch.stack(self.losses)
             passed, self.losses = time.perf_counter() - self.last_log, []
-            self.figures |= {
+            now: dict[str, float | int | str] = {
+                **{name: self.figures[name] for name in ("image_size", "learning_rate")},
                 "loss": round(losses.mean().item(), 5),
                 "logit_scale": round(self.plain.logit_scale.exp().item(), 4),
                 "samples_per_second": round(len(losses) * recipe.batch_size / passed, 1),
             }
-            if not math.isfinite(float(self.figures["loss"])):
+            self.figures |= now
+            if not math.isfinite(float(now["loss"])):
                 raise BadInput(
                     f"the loss of {recipe.model} is no longer finite at step {step}; lower learning_rate or set "
                     "gradient_clip, then run again to go on from the last saved state."
                 )
-            records.write(step, self.figures)
+            records.write(step, now)
             self.last_log = time.perf_counter()
         if heldout and (_due(step, recipe.evaluate_every) or (last and recipe.evaluate_every)):
             found = validate(self.result(), heldout, self.size, self.tokens, self.fabric.device)

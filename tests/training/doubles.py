@@ -20,7 +20,7 @@ class TinyModel(nn.Module):
         self.config = SimpleNamespace(image_size=size)
         self.patches = nn.Conv2d(3, width, 4, 4)
         self.drop = nn.Dropout(drop)
-        self.image_head = nn.Sequential(nn.Linear(width * 17, width), nn.GELU(), nn.Linear(width, 32))
+        self.blocks = nn.Sequential(nn.Linear(width * 17, width), nn.GELU(), nn.Linear(width, 32))
         self.words = nn.Embedding(VOCABULARY, width)
         self.text_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 32))
         self.logit_scale = nn.Parameter(torch.tensor(2.65926))
@@ -30,7 +30,7 @@ class TinyModel(nn.Module):
         maps = self.patches(x).relu()
         pooled = nn.functional.adaptive_avg_pool2d(maps, 4).flatten(1)
         mean = self.norm(maps.mean((2, 3)))
-        return self.image_head(self.drop(torch.cat([pooled, mean], 1)))
+        return self.blocks(self.drop(torch.cat([pooled, mean], 1)))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         there = tokens.ne(0).unsqueeze(-1)

@@ -16,7 +16,13 @@ def part(source: str, captions: list[str], negatives: list[str] | None = None, s
 
 def test_each_caption_is_encoded_once() -> None:
     model = TinyModel()
-    batch = Batch(0, (part("a", ["a cat", "a dog", "a cat"]), part("b", ["red left of blue", "a dog"], ["blue left of red", "a cat"], 64)))  # noqa: E501
+    batch = Batch(
+        0,
+        (
+            part("a", ["a cat", "a dog", "a cat"]),
+            part("b", ["red left of blue", "a dog"], ["blue left of red", "a cat"], 64),
+        ),
+    )
     inputs = make_inputs(batch, 16, Tokens(model.tokenize), seed=0)
     assert inputs.pictures.shape == (5, 3, 16, 16)
     assert inputs.caption_ids.tolist() == [0, 1, 0, 2, 1]

@@ -86,7 +86,10 @@ def test_equal_classes_have_equal_captions_within_a_batch(cifar: Path) -> None:
 
 def test_second_process_gives_the_same_batches(cifar: Path) -> None:
     inline = data(scenes={"size": 32}, cifar10={"path": str(cifar), "holdout": 50})
-    with batches(replace(inline, workers=1), 8, 0, 3, 7) as (made, heldout), batches(inline, 8, 0, 3, 7) as (plain, kept):
+    with (
+        batches(replace(inline, workers=1), 8, 0, 3, 7) as (made, heldout),
+        batches(inline, 8, 0, 3, 7) as (plain, kept),
+    ):
         assert [part.source for part in heldout] == [part.source for part in kept] == ["scenes", "cifar10"]
         pairs = list(zip(made, plain, strict=True))
     assert [first.step for first, _ in pairs] == [3, 4, 5, 6]
@@ -102,7 +105,9 @@ def test_errors_of_the_second_process_reach_the_first(tmp_path: Path) -> None:
 def test_second_process_starts_without_torch_and_ends_with_its_input() -> None:
     code = "from percepta.training.data import serve; serve(); import sys; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, env=environment, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, env=environment, timeout=60, check=False
+    )
     assert done.returncode == 0
 
 

@@ -66,7 +66,10 @@ def test_hard_negatives_raise_the_loss_of_images_only() -> None:
     assert plain < with_one < with_two
     torch.testing.assert_close(heavier, with_two)
     logits = torch.cat([10 * images @ texts.T, 10 * (images * near).sum(1, keepdim=True)], 1)
-    by_hand = (functional.cross_entropy(logits, torch.arange(12)) + functional.cross_entropy(10 * texts @ images.T, torch.arange(12))) / 2  # noqa: E501
+    by_hand = (
+        functional.cross_entropy(logits, torch.arange(12))
+        + functional.cross_entropy(10 * texts @ images.T, torch.arange(12))
+    ) / 2
     torch.testing.assert_close(with_one, by_hand)
 
 
@@ -76,7 +79,9 @@ def test_masked_hard_negatives_do_not_exist() -> None:
     nowhere = torch.zeros(12, dtype=torch.bool)
     none = contrastive_loss(images, texts, scale, hard_negatives=texts, hard_negative_mask=nowhere)
     torch.testing.assert_close(none, contrastive_loss(images, texts, scale))
-    some = contrastive_loss(images, texts, scale, hard_negatives=texts, hard_negative_mask=nowhere.index_fill(0, torch.tensor([3]), True))  # noqa: E501
+    some = contrastive_loss(
+        images, texts, scale, hard_negatives=texts, hard_negative_mask=nowhere.index_fill(0, torch.tensor([3]), True)
+    )
     assert some > none
 
 

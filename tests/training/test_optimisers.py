@@ -30,7 +30,9 @@ def test_lamb_is_adam_plus_decay_scaled_by_the_trust_ratio() -> None:
     net, rate, decay, epsilon = model(), 0.01, 0.1, 1e-6
     optimiser = make_optimiser("lamb", net, rate, decay, (0.9, 0.95), epsilon)
     matrix, vector = net[0].weight.detach().clone(), net[0].bias.detach().clone()
-    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in (("m", matrix), ("v", vector))}
+    moments = {
+        name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in (("m", matrix), ("v", vector))
+    }
     generator = torch.Generator().manual_seed(1)
     for step in range(1, 4):
         for parameter in net.parameters():
@@ -76,3 +78,31 @@ def test_adamw_is_the_one_of_torch() -> None:
 def test_unknown_optimiser_is_refused() -> None:
     with pytest.raises(BadInput, match="did you mean 'adamw'"):
         make_optimiser("adam", model(), 0.1)
+
+
+def test_muon_steps_block_matrices_and_adamw_the_rest() -> None:
+    """The block's matrix moves as torch's Muon alone would move it, everything else as AdamW alone."""
+    torch.manual_seed(0)
+    nets = [nn.ModuleDict({"blocks": nn.Sequential(nn.Linear(6, 4)), "head": nn.Linear(4, 3)}) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    mine = make_optimiser("muon", nets[0], 0.01, 0.1, (0.9, 0.95))
+    matrix = nets[1]["blocks"][0].weight
+    rest = parameter_groups([(n, p) for n, p in nets[1].named_parameters() if p is not matrix], 0.1)
+    theirs = [
+        torch.optim.Muon([matrix], lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=0.01, betas=(0.9, 0.95), fused=True),
+    ]
+    for step in range(3):
+        for first, second in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+            first.grad = second.grad = torch.randn_like(first)
+        for optimiser in (mine, *theirs):
+            for group in optimiser.param_groups:
+                group["lr"] = 0.01 / (step + 1)
+            optimiser.step()
+    for (name, first), second in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second, msg=name)
+
+
+def test_muon_needs_blocks() -> None:
+    with pytest.raises(BadInput, match="use adamw for this one"):
+        make_optimiser("muon", model(), 0.1)

@@ -10,9 +10,7 @@ from percepta.training.precision import forward_precision, product_precision
 
 
 def fabric(kind: str = "cpu") -> Any:
-    return SimpleNamespace(
-        device=torch.device(kind), autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16)
-    )
+    return SimpleNamespace(device=torch.device(kind), autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
 
 
 def test_attention_runs_in_float32_and_products_in_bfloat16() -> None:

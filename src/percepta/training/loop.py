@@ -7,15 +7,12 @@ for bit on a CPU, as one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from percepta.training.averaging import MovingAverage
 from percepta.training.batching import Inputs, Tokens, make_inputs
 from percepta.training.checkpointing import TrainingState, write_atomically
 from percepta.training.data import Batch, Part, batches
+from percepta.training.interruption import stop_flag
 from percepta.training.objectives import LOG_SCALE_LIMIT, contrastive_loss
 from percepta.training.optimisers import make_optimiser
 from percepta.training.precision import FABRIC_NAMES, forward_precision, product_precision
@@ -87,7 +85,7 @@ def run(
     step = session.restore() if resume else 0
     records = Records(recipe.folder, keep_until=step)
     source = batches(recipe.data, recipe.batch_size, recipe.seed, step, recipe.steps)
-    with product_precision(recipe.precision), _stop_flag() as stopped, source as (made, heldout):
+    with product_precision(recipe.precision), stop_flag() as stopped, source as (made, heldout):
         for batch in made:
             session.update(batch)
             step = batch.step + 1
@@ -248,25 +246,3 @@ def _make_fabric(recipe: Recipe) -> Any:
         raise MissingExtra("lightning", "train", "Training") from error
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision of every run
     return Fabric(accelerator=recipe.accelerator, devices=1, precision=FABRIC_NAMES[recipe.precision])
-
-
-@contextlib.contextmanager
-def _stop_flag() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal does what it would do anyway."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: object) -> None:
-        stopped.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -54,7 +54,7 @@ def make_optimiser(
         return torch.optim.AdamW(groups, lr=learning_rate, betas=(first, second), eps=epsilon, fused=True)
     if name == "lamb":
         try:
-            from timm.optim import Lamb
+            from timm.optim.lamb import Lamb
         except ImportError as error:
             raise MissingExtra("timm", "train", "The LAMB optimiser") from error
         # Clipping of the global gradient norm is the loop's business, not the optimiser's.
@@ -85,7 +85,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__(muon.param_groups + adamw.param_groups, {})
         self.param_groups = muon.param_groups + adamw.param_groups  # the very groups, so that rates reach both
         muon.state = adamw.state = self.state
-        self.parts = (muon, adamw)
+        self.parts: tuple[Any, ...] = (muon, adamw)
 
     def step(self, closure: Any = None) -> Any:
         """Update all tensors."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as functional
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from percepta.training.recipe import Precision
 
-FABRIC_NAMES: dict[Precision, str] = {
+FABRIC_NAMES: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
     "float32": "32-true",
     "bfloat16-products": "32-true",
     "bfloat16-mixed": "bf16-mixed",
@@ -28,7 +28,7 @@ FABRIC_NAMES: dict[Precision, str] = {
 @contextlib.contextmanager
 def forward_precision(fabric: Any, precision: Precision) -> Iterator[None]:
     """The context in which a model's methods are to be called; Fabric itself covers `forward` only."""
-    attention = contextlib.nullcontext()
+    attention: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if precision == "bfloat16-mixed" and fabric.device.type == "cpu":
         attention = _Float32Attention()
     with fabric.autocast(), attention:
@@ -62,7 +62,8 @@ def product_precision(precision: Precision) -> Iterator[None]:
     if precision != "bfloat16-products":
         yield
         return
-    switches: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+    backend: Any = torch.backends.mkldnn
+    switches = (backend.matmul, backend.conv)
     before = [switch.fp32_precision for switch in switches]
     for switch in switches:
         switch.fp32_precision = "bf16"

@@ -30,7 +30,7 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
         self.lines_path = folder / "log.jsonl"
         self.table_path = folder / "log.csv"
-        kept = [row for row in read_records(folder) if row["step"] <= keep_until] if keep_until else []
+        kept = [row for row in read_records(folder) if int(row["step"]) <= keep_until] if keep_until else []
         self.lines_path.write_text("".join(_line(row) for row in kept))
         with self.table_path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")

@@ -32,8 +32,8 @@ def validate(model: Any, parts: Sequence[Part], size: int, tokens: Tokens, devic
     figures: dict[str, float] = {}
     for part in parts:
         inputs = heldout_inputs(part, size, tokens).to(device)
-        images = torch.cat([model.encode_image(chunk) for chunk in inputs.pictures.split(CHUNK)])
-        texts = torch.cat([model.encode_text(chunk) for chunk in inputs.tokens.split(CHUNK)])
+        images = torch.cat([model.encode_image(chunk) for chunk in torch.split(inputs.pictures, CHUNK)])
+        texts = torch.cat([model.encode_text(chunk) for chunk in torch.split(inputs.tokens, CHUNK)])
         images, texts = functional.normalize(images.float(), dim=-1), functional.normalize(texts.float(), dim=-1)
         own = inputs.caption_ids
         # Rows are given out in the order of first use: positive captions come first.

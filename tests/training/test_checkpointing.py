@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from doubles import TinyModel
+from safetensors.torch import save_file
+
+from percepta.errors import BadInput, CheckpointMismatch
+from percepta.training import checkpointing
+from percepta.training.averaging import MovingAverage
+from percepta.training.checkpointing import TrainingState, read_state, write_atomically
+from percepta.training.optimisers import make_optimiser
+
+
+def state(seed: int, optimiser: str = "adamw", width: int = 48) -> TrainingState:
+    torch.manual_seed(seed)
+    model = TinyModel(width)
+    return TrainingState(model, make_optimiser(optimiser, model, 0.01, 0.1), MovingAverage(model, 0.9))
+
+
+def step(live: TrainingState) -> None:
+    loss = live.model.encode_image(torch.randn(4, 3, 16, 16)).square().sum()
+    loss = loss + live.model.encode_text(torch.randint(1, 99, (4, 5))).square().sum()
+    live.optimiser.zero_grad()
+    loss.backward()
+    live.optimiser.step()
+    assert live.average is not None
+    live.average.update(live.model, 50)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "lamb", "muon"])
+def test_a_restored_state_goes_on_bit_for_bit(tmp_path: Path, optimiser: str) -> None:
+    live = state(0, optimiser)
+    for _ in range(3):
+        step(live)
+    live.save(tmp_path / "state.safetensors", 3, {"losses": [0.1]})
+    other = state(1, optimiser)
+    step(other)
+    torch.manual_seed(99)
+    torch.rand(5)
+    header = other.restore(tmp_path / "state.safetensors")
+    assert (header["step"], header["losses"], header["schema"]) == (3, [0.1], 1)
+    after_restore = torch.get_rng_state()
+    for _ in range(2):
+        step(other)
+    torch.set_rng_state(after_restore)
+    for _ in range(2):
+        step(live)
+    assert other.tensors().keys() == live.tensors().keys()
+    for name, value in live.tensors().items():
+        assert torch.equal(value, other.tensors()[name]), name
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    write_atomically(path, {"a": torch.ones(2)}, {"schema": 1, "step": 1})
+
+    def fail(*arguments: object, **named: object) -> None:
+        Path(str(arguments[1])).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpointing, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, {"a": torch.zeros(2)}, {"schema": 1, "step": 2})
+    assert read_state(path)[0]["step"] == 1
+    assert os.listdir(tmp_path) == ["x.safetensors"]
+
+
+def test_states_of_other_models_are_refused_whole(tmp_path: Path) -> None:
+    state(0).save(tmp_path / "x.safetensors", 1)
+    other = state(0, width=24)
+    before = {name: value.clone() for name, value in other.model.state_dict().items()}
+    with pytest.raises(CheckpointMismatch, match=r"misshapen.*another folder"):
+        other.restore(tmp_path / "x.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in other.model.state_dict().items())
+
+
+def test_a_state_without_averages_starts_them_from_the_weights(tmp_path: Path) -> None:
+    live = state(0)
+    TrainingState(live.model, live.optimiser).save(tmp_path / "x.safetensors", 1)
+    other = state(1)
+    other.restore(tmp_path / "x.safetensors")
+    assert other.average is not None
+    assert torch.equal(other.average.tensors["words.weight"], live.model.words.weight)
+
+
+def test_files_that_are_no_states_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"junk")
+    with pytest.raises(BadInput, match="must be a training state"):
+        read_state(tmp_path / "a.safetensors")
+    save_file({"a": torch.ones(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(BadInput, match="plain checkpoint"):
+        read_state(tmp_path / "b.safetensors")
+    write_atomically(tmp_path / "c.safetensors", {"a": torch.ones(1)}, {"schema": 9})
+    with pytest.raises(BadInput, match="schema 9"):
+        read_state(tmp_path / "c.safetensors")

@@ -120,6 +120,14 @@ class PerceptionEncoder(nn.Module):
         """timm's name for `intermediates`."""
         return self.vision.forward_intermediates(x, indices, output_fmt, norm)
 
+    def truncated(self, layer: int) -> PerceptionEncoder:
+        """The model with the vision blocks up to and including `layer`; it shares its parameters with this one."""
+        vision = self.vision.truncated(layer)
+        with torch.device("meta"):
+            shorter = PerceptionEncoder(vision.config)
+        shorter.vision, shorter.text, shorter.logit_scale = vision, self.text, self.logit_scale
+        return shorter.train(self.training)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks of the vision tower in the backward pass."""
         self.vision.set_grad_checkpointing(enable)

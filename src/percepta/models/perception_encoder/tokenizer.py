@@ -18,7 +18,7 @@ from percepta.errors import BadInput, MissingExtra
 class Tokenizer:
     """Texts to ids and back.
 
-    Attributes: vocab_size, start_id, end_id, pad_id.
+    Attributes: vocab_size, start_id, end_id, pad_id, special_tokens.
     """
 
     def __init__(self) -> None:
@@ -27,6 +27,7 @@ class Tokenizer:
         self.start_id: int = self._bpe.sot_token_id
         self.end_id: int = self._bpe.eot_token_id
         self.pad_id = 0
+        self.special_tokens = tuple(self.decode([number]) for number in (self.start_id, self.end_id))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text without start, end and padding, never cut."""

@@ -81,22 +81,22 @@ def run(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    session = _Run(recipe, fabric, _build(recipe) if model is None else model)
-    step = session.restore() if resume else 0
+    live = _Run(recipe, fabric, _build(recipe) if model is None else model)
+    step = live.restore() if resume else 0
     records = Records(recipe.folder, keep_until=step)
     source = batches(recipe.data, recipe.batch_size, recipe.seed, step, recipe.steps)
     with product_precision(recipe.precision), stop_flag() as stopped, source as (made, heldout):
         for batch in made:
-            session.update(batch)
+            live.update(batch)
             step = batch.step + 1
-            session.after(step, heldout, records)
+            live.after(step, heldout, records)
             if progress is not None:
-                progress(step, recipe.steps, session.figures)
+                progress(step, recipe.steps, live.figures)
             if stopped.is_set() and step < recipe.steps:
-                session.save(step)
-                return RunResult(recipe.folder, step, False, dict(session.figures))
-    session.write_model(step)
-    return RunResult(recipe.folder, step, True, dict(session.figures))
+                live.save(step)
+                return RunResult(recipe.folder, step, False, dict(live.figures))
+    live.write_model(step)
+    return RunResult(recipe.folder, step, True, dict(live.figures))
 
 
 class _Run:

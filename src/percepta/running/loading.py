@@ -173,5 +173,7 @@ def _construct(family: str, config: Any, device: str | torch.device) -> Any:
 
 def _finish(model: Any, name: str, preprocess: Mapping[str, Any]) -> None:
     """Hang on the module what the verbs need to know: its name and how its pictures are prepared."""
-    model.name = name
+    for part in (model, getattr(model, "vision", None)):
+        if part is not None:  # the tower names its model in errors
+            part.name = name
     model.preprocess = Preprocess(**{**preprocess, "image_size": model.config.image_size})

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.media.broken import picture_bytes
 
 from percepta.errors import BadInput
 from percepta.media import Source, collect, write_video
 from percepta.results import Failure
+from tests.media.broken import picture_bytes
 
 
 @pytest.fixture

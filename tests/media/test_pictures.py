@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.media.broken import picture_bytes, png_header
 
 from percepta.errors import BadInput, BadMedia, MissingExtra
 from percepta.media import open_picture
+from tests.media.broken import picture_bytes, png_header
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -9,10 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.media import clips
 
 from percepta.errors import BadInput, BadMedia
 from percepta.media import VideoReader, write_video
+from tests.media import clips
 
 TIMED = [name for name in clips.CODECS if not name.endswith(("avi", "stream"))]
 

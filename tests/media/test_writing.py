@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.media.clips import arrays
 
 from percepta.errors import BadInput, BadMedia
 from percepta.media import VideoReader, write_gif, write_video
+from tests.media.clips import arrays
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif"])

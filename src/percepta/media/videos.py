@@ -34,6 +34,8 @@ _AV_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, RuntimeError,
 _PIXEL_LIMIT = 200_000_000
 # Containers whose packets carry true presentation times and which seek exactly; AVI does so without reordered frames.
 _TIMED_FORMATS = ("mov", "matroska", "webm", "flv", "gif")
+# Pixels decoded in one go from which threads pay; below, starting and draining them costs more than it saves.
+_THREADED_PIXELS = 16_000_000
 _SEEK_GAP = 8  # frames between the cursor and the next key frame below which decoding on is cheaper than a seek
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
@@ -49,14 +51,13 @@ class Plan:
     Attributes:
         pts: presentation time of each frame in units of the time base; empty where packets carry none.
         keys: for each frame the number (in `key_pts`) of the key frame from which it can be decoded.
-        key_pts, key_dts: presentation and decoding time of each key frame.
+        key_pts: presentation time of each key frame.
         count: number of frames.
     """
 
     pts: tuple[int, ...]
     keys: tuple[int, ...]
     key_pts: tuple[int, ...]
-    key_dts: tuple[int, ...]
     count: int
 
 
@@ -215,7 +216,7 @@ class VideoReader:
         pts = [entry.timestamp for entry in kept]
         if any(late <= early for early, late in pairwise(pts)):
             return None
-        return _plan([(entry.timestamp, entry.timestamp, entry.is_keyframe) for entry in kept])
+        return _plan([(entry.timestamp, entry.is_keyframe) for entry in kept])
 
     def _first_packet(self) -> Any:
         try:
@@ -224,7 +225,7 @@ class VideoReader:
             return None
 
     def _plan_from_packets(self) -> Plan:
-        packets: list[tuple[int | None, int | None, bool]] = []
+        packets: list[tuple[int | None, bool]] = []
         whole, hides = True, self._stream.codec_context.name in ("vp8", "libvpx")
         self._rewind()
         try:
@@ -232,34 +233,35 @@ class VideoReader:
                 whole = whole and not packet.is_corrupt
                 if packet.size == 0 or packet.is_discard or (hides and not bytes(packet)[0] >> 4 & 1):
                     continue
-                packets.append((packet.pts, packet.dts, packet.is_keyframe))
+                packets.append((packet.pts, packet.is_keyframe))
         except _AV_ERRORS:
             whole = False
-        times = {pts for pts, _, _ in packets}
+        times = {pts for pts, _ in packets}
         whole = whole and len(packets) >= self._stream.frames
         if whole and self._format == "avi" and not self._timed:  # times are missing, but one packet is one frame
-            return Plan((), (), (), (), len(packets))
-        if whole and self._timed and None not in times and len(times) == len(packets) and packets and packets[0][2]:
-            return _plan([(pts, dts, key) for pts, dts, key in packets if pts is not None])
+            return Plan((), (), (), len(packets))
+        if whole and self._timed and None not in times and len(times) == len(packets) and packets and packets[0][1]:
+            return _plan([(pts, key) for pts, key in packets if pts is not None])
         return self._plan_from_frames(packets)
 
-    def _plan_from_frames(self, packets: list[tuple[int | None, int | None, bool]]) -> Plan:
+    def _plan_from_frames(self, packets: list[tuple[int | None, bool]]) -> Plan:
         """From one decode of everything: for damaged files, and containers that do not time their packets."""
         if not packets:
-            return Plan((), (), (), (), 0)
+            return Plan((), (), (), 0)
         self._rewind()
+        self._stream.thread_type = "AUTO"
         times = [frame.pts for frame in self._decode()]
         known = [pts for pts in times if pts is not None]
         ordered = len(known) == len(times) and all(a < b for a, b in pairwise(known))
-        timed = [(pts, dts, key) for pts, dts, key in packets if pts is not None]
-        if not self._timed or not ordered or len(timed) != len(packets) or not timed or not timed[0][2]:
-            return Plan((), (), (), (), len(times))
+        timed = [(pts, key) for pts, key in packets if pts is not None]
+        if not self._timed or not ordered or len(timed) != len(packets) or not timed or not timed[0][1]:
+            return Plan((), (), (), len(times))
         decodable = set(known)
         full = _plan(timed)
         kept = [(pts, key) for pts, key in zip(full.pts, full.keys, strict=True) if pts in decodable]
         if len(kept) != len(decodable):
-            return Plan((), (), (), (), len(times))
-        return Plan(tuple(p for p, _ in kept), tuple(k for _, k in kept), full.key_pts, full.key_dts, len(kept))
+            return Plan((), (), (), len(times))
+        return Plan(tuple(p for p, _ in kept), tuple(k for _, k in kept), full.key_pts, len(kept))
 
     # Walking
 
@@ -269,6 +271,7 @@ class VideoReader:
             yield from self._count_through(wanted)
             return
         plan, cursor = self._plan, _Cursor()
+        self._choose_threads(len(wanted))
         for index in wanted:
             target, key = plan.pts[index], plan.keys[index]
             if cursor.behind(target) and (cursor.frames is None or self._worth_seeking(cursor, key)):
@@ -280,6 +283,14 @@ class VideoReader:
                 raise BadMedia(f"{self._name} is damaged: no frame of it can be decoded.")
             yield index, frame
 
+    def _choose_threads(self, wanted: int) -> None:
+        """Decoder threads where long runs of large frames will be decoded; can be set before the first frame only."""
+        context = self._stream.codec_context
+        if not context.is_open:
+            without_seeks = wanted * _SEEK_GAP >= self._plan.count or not self._plan.key_pts
+            run = self._plan.count / (1 if without_seeks else len(self._plan.key_pts))
+            self._stream.thread_type = "AUTO" if run * context.width * context.height > _THREADED_PIXELS else "NONE"
+
     def _worth_seeking(self, cursor: _Cursor, key: int) -> bool:
         plan = self._plan
         shown = bisect_right(plan.pts, cursor.last)
@@ -287,6 +298,7 @@ class VideoReader:
 
     def _count_through(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Frames of a video whose packets carry no usable times: decoded from the start and counted."""
+        self._choose_threads(len(wanted))
         targets = iter(wanted)
         target, last = next(targets, None), None
         for number, frame in enumerate(self._decode_from(None, None)):
@@ -306,10 +318,8 @@ class VideoReader:
     def _decode_from(self, key: int | None, target: int | None) -> Iterator[Any]:
         """Decoded frames from key frame number `key` on; from an earlier one if the seek went past the target."""
         while key is not None and key > 0 and target is not None:
-            # MP4 keeps decoding times in its index, the others presentation times.
-            time = self._plan.key_dts[key] if self._format == "mov" else self._plan.key_pts[key]
             try:
-                self._container.seek(time, stream=self._stream, backward=True, any_frame=False)
+                self._container.seek(self._plan.key_pts[key], stream=self._stream, backward=True, any_frame=False)
             except _AV_ERRORS:
                 break
             frames = self._decode()
@@ -375,22 +385,20 @@ class _Cursor:
         return self.current if self.current is not None else self.ahead
 
 
-def _plan(packets: list[tuple[int, int | None, bool]]) -> Plan:
-    """The plan of packets in decoding order: (presentation time, decoding time, is a key frame)."""
+def _plan(packets: list[tuple[int, bool]]) -> Plan:
+    """The plan of packets in decoding order: (presentation time, is a key frame)."""
     key_pts: list[int] = []
-    key_dts: list[int] = []
     rows: list[tuple[int, int]] = []
-    for pts, dts, key in packets:
+    for pts, key in packets:
         if key:
             key_pts.append(pts)
-            key_dts.append(pts if dts is None else dts)
         number = len(key_pts) - 1
         # A frame that is stored after a key frame but shown before it needs frames from before that key frame.
         while number > 0 and pts < key_pts[number]:
             number -= 1
         rows.append((pts, number))
     rows.sort()
-    return Plan(tuple(p for p, _ in rows), tuple(k for _, k in rows), tuple(key_pts), tuple(key_dts), len(rows))
+    return Plan(tuple(p for p, _ in rows), tuple(k for _, k in rows), tuple(key_pts), len(rows))
 
 
 def _open(source: str | os.PathLike[str] | bytes, name: str) -> Any:
@@ -435,7 +443,6 @@ def _video_stream(container: Any, name: str) -> Any:
         raise BadMedia(f"{name} holds a video stream that no decoder here can read.")
     if context.width * context.height > _PIXEL_LIMIT:
         raise BadMedia(f"{name} is absurdly large: {context.width}x{context.height} pixels a frame.")
-    stream.thread_type = "AUTO"
     return stream
 
 

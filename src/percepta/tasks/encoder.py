@@ -1,0 +1,152 @@
+"""What the verbs share: a model by name or in hand, pictures and videos to vectors, words to vectors.
+
+Unusual: a video is the mean of the raw embeddings of 8 frames, first and last included (the published protocol of
+video classification); a nano model says once per process that it is a toy.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from percepta.errors import BadInput
+from percepta.media import Source, collect
+from percepta.results import Failure
+from percepta.running.feed import DEFAULT_BATCH, Stream, run_over
+from percepta.running.loading import as_dtype, load
+
+FRAMES = 8
+NANO = "pe-core-nano"
+REAL = "pe-core-l14-336"
+_told: set[str] = set()
+
+
+class ToyModelWarning(UserWarning):
+    """Said once per process when a nano model is used."""
+
+
+class Encoder:
+    """A loaded model with what the verbs need of it.
+
+    Args:
+        model: a name of `list_models()`, a file that `save` wrote, or a model in hand (used as it is, in eval mode).
+        device, dtype: where and how precise; None leaves a model in hand alone and means float32 on the CPU for names.
+
+    Raises: UnknownModel, MissingWeights, CheckpointMismatch, BadInput.
+    """
+
+    def __init__(
+        self, model: str | nn.Module, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
+    ) -> None:
+        if isinstance(model, nn.Module):
+            self.model: Any = model.eval()
+            if device is not None or dtype is not None:
+                model.to(None if device is None else check_device(device), as_dtype(dtype))
+        else:
+            self.model = load(model, device=check_device(device or "cpu"), dtype=dtype)
+        self.name: str = getattr(self.model, "name", type(self.model).__name__)
+        parameter = next(self.model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        warn_of_toy(self.name)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the model has a text tower."""
+        return hasattr(self.model, "encode_text")
+
+    def need_words(self, verb: str) -> None:
+        """Raises BadInput for a model without a text tower."""
+        if not self.has_words:
+            raise BadInput(f"{verb} needs a model that knows words, such as {REAL}; {self.name} has no text tower.")
+
+    @property
+    def scale(self) -> float:
+        """What the model multiplies cosines with before a softmax."""
+        return float(self.model.logit_scale.detach().float().exp())
+
+    def prepare(self, source: Source) -> Tensor:
+        """(3, H, W) of a picture, (T, 3, H, W) of a video."""
+        if source.kind == "video":
+            frames: Tensor = self.model.preprocess.video(source.thing, FRAMES)
+            return frames
+        picture: Tensor = self.model.preprocess(source.thing)
+        return picture
+
+    @torch.inference_mode()
+    def embed(self, batch: Tensor, normalize: bool = True) -> Tensor:
+        """(B, 3, H, W) or (B, T, 3, H, W) → (B, D) float32 on the CPU; of videos the mean of raw frame embeddings."""
+        pictures = batch.flatten(0, 1) if batch.ndim == 5 else batch
+        vectors = self._encode(pictures.to(self.device, self.dtype)).float()
+        if batch.ndim == 5:
+            vectors = vectors.unflatten(0, batch.shape[:2]).mean(dim=1)
+        return (torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors).cpu()
+
+    @torch.inference_mode()
+    def words(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Texts → (B, D) float32 unit vectors on the CPU."""
+        rows = [
+            self.model.encode_text(self.model.tokenize(list(texts[start : start + batch_size])), normalize=True)
+            for start in range(0, len(texts), batch_size)
+        ]
+        return torch.cat(rows).float().cpu()
+
+    def run(
+        self,
+        inputs: Any,
+        compute: Callable[[Tensor, list[Source]], Sequence[Any]],
+        batch_size: int | None = None,
+        on_error: str = "collect",
+        prepare: Callable[[Source], Tensor] | None = None,
+    ) -> Stream[Any]:
+        """`compute` over all inputs, in order."""
+        size = DEFAULT_BATCH.get(self.device.type, 8) if batch_size is None else batch_size
+        return run_over(sources_of(inputs), prepare or self.prepare, compute, size, on_error=on_error)
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        if hasattr(self.model, "encode_image"):
+            return self.model.encode_image(pictures)
+        if not getattr(self.model, "pooled", True):
+            raise BadInput(f"{self.name} gives no single vector for a picture; use features, or a pe-core model.")
+        return self.model(pictures)
+
+
+def sources_of(inputs: Any) -> Any:
+    """The sources of whatever people hand over; a list of sources stays as it is, with its length."""
+    if isinstance(inputs, list) and inputs and all(isinstance(item, Source | Failure) for item in inputs):
+        return inputs
+    return collect(inputs)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """A device that is there. Raises BadInput naming those that are."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"device must be one of {', '.join(devices())}; got {str(device)!r}.") from error
+    if found.type not in ("meta", *(name.split(":")[0] for name in devices())):
+        raise BadInput(f"device must be one of {', '.join(devices())} on this machine; got {str(device)!r}.")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"device must be one of {', '.join(devices())} on this machine; got {str(device)!r}.")
+    return found
+
+
+def devices() -> list[str]:
+    """The devices that torch can use here."""
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
+
+
+def warn_of_toy(name: str) -> None:
+    """Say once per process that a nano model is a toy, and which name to pass for real pictures."""
+    if name.endswith("-nano") and name not in _told:
+        _told.add(name)
+        warnings.warn(
+            f"{name} is a toy that fits on a laptop; for real pictures pass model={REAL!r} (on the command line "
+            f"--model {REAL}), which is fetched from the hub on first use.",
+            ToyModelWarning,
+            stacklevel=3,
+        )

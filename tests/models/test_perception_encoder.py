@@ -113,7 +113,7 @@ def test_long_texts_are_cut_with_a_warning() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m: m.intermediates(pictures(1, 3, 32, 32), [3]), "layer of pe-core-t16-384 must be 0 to 2 or -3 to -1; got 3"),
+        (lambda m: m.intermediates(pictures(1, 3, 32, 32), [3]), "layer of pe-core-t16-384 must be 0 to 2 or"),
         (lambda m: m.intermediates(pictures(1, 3, 32, 32), []), "at least one block"),
         (lambda m: m.intermediates(pictures(1, 3, 32, 32), [0], layout="CHW"), "must be one of NLC, NCHW, NHWC"),
         (lambda m: m.intermediates(pictures(1, 3, 32, 32), [0], layout="NCHW", prefix=True), "needs layout='NLC'"),

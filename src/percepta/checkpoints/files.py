@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,11 @@ from percepta.errors import BadInput, CheckpointMismatch, MissingWeights
 
 WRAPPERS = ("state_dict", "weights", "model", "model_state_dict")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+# What readers raise on damaged bytes: the restricted unpickler walks whatever it is given.
+DAMAGE = (
+    SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, EOFError, OSError,
+    ValueError, LookupError, AttributeError, TypeError, AssertionError, OverflowError, MemoryError,
+)  # fmt: skip
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -32,7 +38,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     file = find_file(path)
     try:
         content: Any = _read_safetensors(file) if _is_safetensors(file) else _read_torch(file)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         hint = "it was refused, since it is damaged or holds more than tensors"
         raise CheckpointMismatch(f"{file} ({reason})", hint=hint) from error
@@ -57,7 +63,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return dict(json.loads(header["percepta"])) if "percepta" in header else {}
 
 
-def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
     """Write tensors, and `metadata` as JSON under "percepta", to one file that appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

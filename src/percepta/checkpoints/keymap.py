@@ -101,7 +101,9 @@ class KeyMap:
                     continue
                 used.update(names)
                 parts = [tensors[name] for name in names]
-                result[_fill(rule.foreign, numbers)] = rule.to_foreign(parts[0]) if len(parts) == 1 else torch.cat(parts)
+                result[_fill(rule.foreign, numbers)] = (
+                    rule.to_foreign(parts[0]) if len(parts) == 1 else torch.cat(parts)
+                )
         if left := sorted(set(tensors) - used):
             raise CheckpointMismatch("the native state dict", unexpected=left)
         return result | {key: make(tensors) for key, make in self.constants.items()}

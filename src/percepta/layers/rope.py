@@ -37,7 +37,11 @@ def rope_angles(positions: Tensor, head_dim: int) -> Tensor:
 
 
 def grid_positions(
-    rows: int, columns: int, start: float = 0.0, scale: tuple[float, float] = (1.0, 1.0), device: torch.device | None = None
+    rows: int,
+    columns: int,
+    start: float = 0.0,
+    scale: tuple[float, float] = (1.0, 1.0),
+    device: torch.device | None = None,
 ) -> Tensor:
     """Coordinates (column, row) of a patch grid, row by row: (rows * columns, 2) float32.
 

@@ -111,7 +111,7 @@ def _plan(model: Any, part: str, dynamic_size: bool) -> tuple[nn.Module, list[Te
     sizes = [(size + patch, size + 2 * patch), (size, size)] if dynamic_size else [(size, size), (size, size)]
     pictures = _pictures([(2 + index, 3, *sides) for index, sides in enumerate(sizes)])
     axes = (0, 2, 3) if dynamic_size else (0,)
-    return getattr(model, "vision", model), pictures, ({axis: torch.export.Dim.DYNAMIC for axis in axes},)
+    return getattr(model, "vision", model), pictures, (dict.fromkeys(axes, torch.export.Dim.DYNAMIC),)
 
 
 def _pictures(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -69,7 +69,7 @@ def build(name: str, device: str | torch.device = "cpu", **overrides: Any) -> An
     return model
 
 
-def save(model: nn.Module, path: str | Path, layout: str = "native", dtype: torch.dtype | str | None = None) -> Path:
+def save(model: Any, path: str | Path, layout: str = "native", dtype: torch.dtype | str | None = None) -> Path:
     """Write a model's weights.
 
     Args:

@@ -78,9 +78,7 @@ class PerceptionEncoderConfig:
         if self.pooling == "class" and not self.class_token:
             raise BadInput("pooling='class' needs a class token; set class_token=True or another pooling.")
         if self.image_size < self.patch_size:
-            raise BadInput(
-                f"image_size must be at least patch_size; got {self.image_size} and {self.patch_size}."
-            )
+            raise BadInput(f"image_size must be at least patch_size; got {self.image_size} and {self.patch_size}.")
         if not 0.0 <= self.drop_path < 1.0:
             raise BadInput(f"drop_path must be 0 to below 1; got {self.drop_path}.")
         if self.text is not None and self.output_dim is None:

@@ -179,9 +179,7 @@ class VisionTower(nn.Module):
         rotation = None
         if self.config.rope:
             head_dim = self.config.width // self.config.heads
-            rotation = grid_rotation(
-                rows, columns, head_dim, self.config.prefix, self._scale(rows, columns), x.device
-            )
+            rotation = grid_rotation(rows, columns, head_dim, self.config.prefix, self._scale(rows, columns), x.device)
         tokens, kept = Tokens(x), {}
         for index in range(max(wanted) + 1):
             policy = shorten[index] if shorten is not None else None
@@ -202,7 +200,8 @@ class VisionTower(nn.Module):
         first = self.config.prefix if strip else 0
         if not first:
             return tokens
-        return Tokens(*(None if part is None else part[:, first:] for part in tokens))
+        size, position = (None if part is None else part[:, first:] for part in (tokens.size, tokens.position))
+        return Tokens(tokens.x[:, first:], size, position)
 
     def _pool(self, tokens: Tokens) -> Tensor:
         if self.config.pooling == "attention":

@@ -1,0 +1,50 @@
+"""ONNX files equal eager at sizes they were not traced at; a file that does not is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import percepta
+from percepta.errors import BadInput
+from percepta.running import export as exporting
+from tests.battery import pictures, small
+
+
+def test_dynamic_batch_and_size(tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = small("pe-core-t16-384", depth=1)
+    report = percepta.export(model, tmp_path / "image.onnx")
+    assert len(report.differences) == 2
+    assert max(report.differences.values()) < 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "image.onnx"))
+    x = pictures(5, 3, 24, 56)
+    (got,) = session.run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        want = model.encode_image(x)
+    assert (torch.from_numpy(got) - want).abs().max() < 1e-5 * (1 + want.abs().max())
+
+
+@pytest.mark.slow
+def test_text_and_towers_without_pooling(tmp_path: Path) -> None:
+    core, spatial = small("pe-core-t16-384", depth=1), small("pe-spatial-t16-512", depth=1)
+    assert max(percepta.export(core, tmp_path / "text.onnx", part="text").differences.values()) < 1e-5
+    assert max(percepta.export(spatial, tmp_path / "spatial.onnx").differences.values()) < 1e-5
+    with pytest.raises(BadInput, match="text tower"):
+        percepta.export(spatial, tmp_path / "x.onnx", part="text")
+
+
+def test_a_file_that_differs_is_deleted(tmp_path: Path) -> None:
+    file = tmp_path / "broken.onnx"
+    file.write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"differed from eager by 2\.0e-01"):
+        exporting._judge(exporting.ExportReport(file, {"(1,)": 0.2}, 1e-4))
+    assert not file.exists()
+
+
+def test_unknown_part() -> None:
+    with pytest.raises(BadInput, match="part must be one of image, text"):
+        percepta.export(small("pe-core-t16-384", depth=1), "never.onnx", part="audio")

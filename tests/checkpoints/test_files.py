@@ -27,12 +27,14 @@ def test_wrappers_are_opened(tmp_path: Path, wrap: str) -> None:
 
 
 def test_a_folder_with_one_file_will_do(tmp_path: Path) -> None:
-    write_safetensors(tmp_path / "model.safetensors", STATE, {"name": "x"})
+    write_safetensors(tmp_path / "a.safetensors", STATE, {"name": "x"})
     assert set(read_tensors(tmp_path)) == set(STATE)
     assert read_metadata(tmp_path) == {"name": "x"}
     torch.save(STATE, tmp_path / "other.pt")
     with pytest.raises(BadInput, match="holds 2 checkpoints"):
         read_tensors(tmp_path)
+    write_safetensors(tmp_path / "model.safetensors", STATE, {"name": "y"})  # what a training run leaves beside others
+    assert read_metadata(tmp_path) == {"name": "y"}
 
 
 def test_content_counts_and_not_the_ending(tmp_path: Path) -> None:

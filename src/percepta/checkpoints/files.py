@@ -19,6 +19,7 @@ from torch import Tensor
 from percepta.errors import BadInput, CheckpointMismatch, MissingWeights
 
 WRAPPERS = ("state_dict", "weights", "model", "model_state_dict")
+RESULT = "model.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # What readers raise on damaged bytes: the restricted unpickler walks whatever it is given.
 DAMAGE = (
@@ -91,7 +92,7 @@ def write_torch(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def find_file(path: str | Path) -> Path:
-    """The checkpoint file that a path means: the file itself, or the only one in a folder."""
+    """The checkpoint file that a path means: the file itself, or a folder's `model.safetensors` or only one."""
     path = Path(path).expanduser()
     if path.is_file():
         return path
@@ -100,6 +101,8 @@ def find_file(path: str | Path) -> Path:
     found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     if not found:
         raise MissingWeights(f"{str(path)!r} holds no checkpoint; expected one file ending in {', '.join(SUFFIXES)}.")
+    if path / RESULT in found:
+        return path / RESULT
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:5])
         raise BadInput(f"{str(path)!r} holds {len(found)} checkpoints ({names}); name one of them.")

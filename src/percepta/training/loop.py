@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -215,9 +214,7 @@ class _Run:
         if type(model).__module__.startswith("percepta."):
             import percepta
 
-            temporary = path.with_name(f".{os.getpid()}.{path.name}")
-            percepta.save(model, temporary)
-            os.replace(temporary, path)
+            percepta.save(model, path)
         else:
             write_atomically(path, model.state_dict(), {"step": step})
 

@@ -1,0 +1,1 @@
+"""The verbs for people: on the command line (cli/) and as a page (report/)."""

@@ -1,0 +1,114 @@
+"""What all verbs share: the common options, inputs, the model, outputs that are never overwritten, exit codes."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from percepta.errors import BadInput
+
+NANO = "pe-core-nano"
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUTS...", help="Files, folders or globs; - reads names from standard input.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write.")]
+Model = Annotated[str, typer.Option("--model", metavar="NAME", help="A name from `percepta models`, or a file.")]
+Weights = Annotated[
+    str | None, typer.Option("--weights", metavar="FILE", help="Weights in any layout that the model's family knows.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", metavar="N", help="Pictures at once; halved when memory runs out.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Stop after N inputs.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, one object a line.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an output that is there, skipping what is in it.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ReportFile = Annotated[Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page to look at.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a model is to be run, from the common options."""
+
+    model: str = NANO
+    weights: str | None = None
+    device: str = "cpu"
+    dtype: str | None = None
+    batch_size: int | None = None
+
+    def load(self) -> Any:
+        """The model. Raises UnknownModel, MissingWeights, CheckpointMismatch, BadInput."""
+        from percepta.running.loading import load
+        from percepta.tasks.encoder import check_device
+
+        return load(self.model, self.weights, device=check_device(self.device), dtype=self.dtype)
+
+
+def say(text: str) -> None:
+    """One line to people, on standard error."""
+    print(f"percepta: {text}", file=sys.stderr, flush=True)
+
+
+def gather(inputs: list[str], limit: int | None = None) -> list[Any]:
+    """The sources of the inputs, the first `limit` of them.
+
+    Raises: BadInput when there is nothing at all.
+    """
+    from percepta.media import collect
+
+    if limit is not None and limit < 1:
+        raise BadInput(f"--limit must be a whole number of 1 or more; got {limit}.")
+    found = list(itertools.islice(collect(inputs[0] if len(inputs) == 1 else inputs), limit))
+    if not found:
+        raise BadInput("the inputs hold no picture or video.")
+    return found
+
+
+def progress(what: str) -> Any:
+    """A bar, or plain lines, on standard error."""
+    from percepta.running.progress import Progress
+
+    return Progress(what)
+
+
+def check_output(path: Path | None, overwrite: bool, resume: bool = False) -> None:
+    """Refuse an output that is there, and make its folder.
+
+    Raises: BadInput.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise BadInput(f"{str(path)!r} is a folder; name a file in it.")
+    if path.exists() and not overwrite and not resume:
+        raise BadInput(f"{str(path)!r} exists; pass --overwrite to replace it, or another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_ending(path: Path | None, endings: tuple[str, ...]) -> None:
+    """Raises BadInput for a file name with another ending."""
+    if path is not None and path.suffix.lower() not in endings:
+        raise BadInput(f"the output must end in {', '.join(endings)}; got {path.name!r}.")
+
+
+def shown(name: str) -> str:
+    """A file name on one line, safe for a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
+
+
+def finish(failures: list[Any]) -> None:
+    """Name what failed; exit code 1 if anything did."""
+    for failure in failures:
+        say(failure.reason)
+    if failures:
+        say(f"{len(failures)} input{'s' if len(failures) > 1 else ''} could not be used.")
+        raise typer.Exit(1)

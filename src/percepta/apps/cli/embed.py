@@ -1,0 +1,95 @@
+"""`percepta embed`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from percepta.apps.cli import common
+from percepta.apps.cli.common import (
+    BatchSize,
+    Debug,
+    Device,
+    Dtype,
+    Inputs,
+    Json,
+    Limit,
+    Model,
+    Out,
+    Overwrite,
+    Resume,
+    Settings,
+    Weights,
+)
+from percepta.errors import BadInput
+
+EXAMPLES = """\b
+Examples:
+  percepta embed photos/ -o photos.npy
+  percepta embed "clips/**/*.mp4" -o clips.parquet --model pe-core-l14-336
+  percepta embed photos/ -o photos.safetensors --resume
+  percepta embed cat.jpg --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("embed", epilog=EXAMPLES)(embed)
+
+
+def embed(  # noqa: PLR0913 (the options of a command)
+    inputs: Inputs,
+    out: Out = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Keep the model's own length instead of length 1.")] = False,
+    model: Model = common.NANO,
+    weights: Weights = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    limit: Limit = None,
+    as_json: Json = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    debug: Debug = False,
+) -> None:
+    """Turn every picture and video into one vector.
+
+    -o FILE.npy and FILE.safetensors come with FILE.ids.csv, the names of the rows; FILE.parquet holds both.
+    """
+    from percepta.apps.cli.vectors import ENDINGS, VectorFile, need_parquet
+    from percepta.tasks.embed import embed as run
+
+    if out is None and not as_json:
+        raise BadInput(f"embed needs -o FILE ending in {', '.join(ENDINGS)}, or --json.")
+    if out is not None and as_json:
+        raise BadInput("-o and --json exclude each other; --json writes to standard output.")
+    common.check_ending(out, ENDINGS)
+    common.check_output(out, overwrite)
+    if resume and out is None:
+        raise BadInput("--resume needs -o FILE, the output to go on with.")
+    if out is not None and out.suffix == ".parquet":
+        need_parquet()
+    sources = common.gather(inputs, limit)
+    loaded = Settings(model, weights, device, dtype, batch_size).load()
+    bar = common.progress("embed")
+    if out is None:
+        printed = run(sources, loaded, not raw, batch_size=batch_size)
+        for result in printed.watched(bar):
+            print(json.dumps(result.to_dict()), flush=True)
+        common.finish(printed.failures)
+        return
+    with VectorFile(out, loaded.name, resume) as file:
+        seen = set(file.names)
+        todo = [source for source in sources if source.name not in seen] if seen else sources
+        if seen:
+            common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
+        stream = run(todo, loaded, not raw, batch_size=batch_size) if todo else None
+        for result in stream.watched(bar) if stream else ():
+            file.write(result.source, result.vector)
+        file.complete()
+    failures = stream.failures if stream else []
+    beside = "" if out.suffix == ".parquet" else f" and {file.ids_path}"
+    common.say(f"wrote {len(file.names)} vectors of {file.width} numbers to {out}{beside}")
+    common.finish(failures)

@@ -1,0 +1,145 @@
+"""The pages of single verbs: labels, hits, layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from percepta.apps.report.page import (
+    Page,
+    chips,
+    counts,
+    grid,
+    hit_figure,
+    hits_row,
+    label_card,
+    layer_figure,
+    layers_row,
+    pairs,
+    plural,
+    short,
+    toy_notice,
+)
+from percepta.apps.report.pictures import layer_picture, small
+from percepta.errors import BadMedia
+from percepta.media import Source
+from percepta.results import Failure, FeatureMap, Hits, Labels
+
+MOST = 400  # inputs shown on one page; the others are counted
+
+
+class LabelPage:
+    """The page of classify; add results as they come, then write."""
+
+    def __init__(self, labels: list[str], model: Any, inputs: list[str]) -> None:
+        self.labels, self.model, self.inputs = labels, model, inputs
+        self._cards: list[str] = []
+        self._found: Counter[str] = Counter()
+        self._kind = ""
+
+    def add(self, source: Source, labels: Labels) -> None:
+        """One result."""
+        self._found[labels.top[0]] += 1
+        self._kind = labels.score_kind
+        if len(self._cards) < MOST:
+            picture, badge = small(source)
+            self._cards.append(label_card(picture, labels, badge))
+
+    def write(self, path: Path, failures: list[Failure]) -> Path:
+        """Write the page."""
+        total = sum(self._found.values())
+        best = ", ".join(f"{name} ({number})" for name, number in self._found.most_common(3))
+        page = Page(
+            f"Which of {plural(len(self.labels), 'label')} fits each picture?",
+            f"{plural(total, 'input')} labelled" + (f"; most often: {best}." if best else "."),
+            toy_notice(self.model.name),
+        )
+        asked = {"asked": chips(self.labels), "of": chips(self.inputs, 12), "a score is a": chips([self._kind])}
+        cut = f" The first {len(self._cards)} are shown." if total > len(self._cards) else ""
+        page.section("What was found", f"Each picture with its best labels.{cut}", pairs(asked), counts(self._found))
+        page.section("Picture by picture", "", grid(self._cards))
+        page.failures(failures)
+        page.model(self.model.name)
+        return page.write(path)
+
+
+class SearchPage:
+    """The page of search; add one or more queries, then write."""
+
+    def __init__(self, model: Any, inputs: list[str], sources: list[Any]) -> None:
+        self.model, self.inputs = model, inputs
+        self._places = {source.name: source for source in sources if isinstance(source, Source)}
+        self._rows: list[str] = []
+        self._title = ""
+
+    def add(self, hits: Hits, picture: Path | None = None) -> None:
+        """One query with its hits; `picture` is the query where it is one."""
+        asked = f"like {short(str(picture))}" if picture is not None else hits.query
+        self._title = self._title or (f"What looks {asked}?" if picture else f"“{asked}”")
+        figures = []
+        for hit in list(hits)[:MOST]:
+            shown, badge = small(self._places[hit.source])
+            figures.append(hit_figure(shown, hit.source, hit.score, badge))
+        query = hit_figure(_query_picture(picture), str(picture)) if picture is not None else ""
+        label = "looked for what is like this picture" if picture is not None else "looked for"
+        self._rows.append(hits_row(short(str(picture)) if picture else f"“{hits.query}”", figures, label, query))
+
+    def write(self, path: Path, failures: list[Failure]) -> Path:
+        """Write the page."""
+        count = len(self._places) - len(failures)
+        lead = f"The best of {plural(count, 'picture and video' if count == 1 else 'pictures and video')}, best first."
+        page = Page(self._title, lead, toy_notice(self.model.name))
+        text = "The number is a cosine: it orders the hits of one query, and is no probability."
+        page.section("What was found", text, pairs({"searched": chips(self.inputs, 12)}), *self._rows)
+        page.failures(failures)
+        page.model(self.model.name)
+        return page.write(path)
+
+
+class LayerPage:
+    """The page of features; add maps as they come, then write."""
+
+    def __init__(self, model: Any, layers: list[int], inputs: list[str]) -> None:
+        self.model, self.layers, self.inputs = model, layers, inputs
+        self._figures: dict[str, list[str]] = {}
+
+    def add(self, source: Source, result: FeatureMap) -> None:
+        """One map."""
+        if source.name not in self._figures:
+            if len(self._figures) >= MOST:
+                return
+            self._figures[source.name] = [layer_figure(small(source)[0], "the picture")]
+        self._figures[source.name].append(layer_figure(layer_picture(result, source), f"layer {result.layer}", True))
+
+    def write(self, path: Path, failures: list[Failure]) -> Path:
+        """Write the page."""
+        depth = self.model.config.depth
+        page = Page(
+            f"What do the layers of {self.model.name} see?",
+            f"{plural(len(self._figures), 'picture')}; layers {', '.join(str(layer % depth) for layer in self.layers)} "
+            f"of 0 to {depth - 1}.",
+            toy_notice(self.model.name),
+        )
+        rows = [layers_row(short(name), figures) for name, figures in self._figures.items()]
+        page.section("Like patches have like colours", LAYER_TEXT, *rows)
+        page.failures(failures)
+        page.model(self.model.name)
+        return page.write(path)
+
+
+LAYER_TEXT = (
+    "Every patch of a picture becomes a vector; its three principal components are shown as a colour. Colours can be "
+    "compared within one picture of one layer, not between them."
+)
+
+
+def _query_picture(path: Path) -> Image.Image:
+    from percepta.media import collect
+
+    source = next(collect(path))
+    if isinstance(source, Failure):
+        raise BadMedia(source.reason)
+    return small(source)[0]

@@ -1,0 +1,60 @@
+"""Pictures for a page: small, upright, inside the file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from percepta.media import Source, VideoReader, open_picture, pca_picture, thumbnail
+from percepta.results import FeatureMap
+
+SIDE = 320
+
+
+def small(source: Source | Path | Any, side: int = SIDE) -> tuple[Image.Image, str]:
+    """A small upright RGB picture of a source, and a badge for a video (its middle frame stands for it).
+
+    Raises: BadMedia.
+    """
+    if isinstance(source, Source) and source.kind == "video":
+        if isinstance(source.data, VideoReader):
+            return _middle(source.data, side)
+        with VideoReader(source.thing) as reader:
+            return _middle(reader, side)
+    return thumbnail(source.thing if isinstance(source, Source) else source, side), ""
+
+
+def _middle(reader: VideoReader, side: int) -> tuple[Image.Image, str]:
+    frame = reader.read([reader.frames // 2])[0]
+    return thumbnail(frame, side), f"▶ {reader.duration:.1f} s"
+
+
+def data_uri(picture: Image.Image, lossless: bool = False) -> str:
+    """The picture as the `src` of an image, JPEG or PNG."""
+    buffer = io.BytesIO()
+    if lossless:
+        picture.save(buffer, format="PNG", optimize=True)
+    else:
+        picture.convert("RGB").save(buffer, format="JPEG", quality=86, optimize=True)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def layer_picture(result: FeatureMap, source: Source, side: int = SIDE) -> Image.Image:
+    """The feature picture in the shape of its input."""
+    seen = _seen_size(source)
+    scale = side / max(seen)
+    return pca_picture(result, size=(max(1, round(seen[0] * scale)), max(1, round(seen[1] * scale))))
+
+
+def _seen_size(source: Source) -> tuple[int, int]:
+    if source.kind == "picture":
+        return open_picture(source.thing).size
+    if isinstance(source.data, VideoReader):
+        return source.data.size
+    with VideoReader(source.thing) as reader:
+        return reader.size

@@ -77,15 +77,15 @@ def run(folder: Path, settings: Settings, overwrite: bool = False) -> str:
     encoder.need_words("the demo")
     say(f"1/5 making {SCENES} pictures and {CLIPS} clips in {folder}")
     made = make_media(folder)
-    page = Page("What can be seen without any labels to learn from?", "", toy_notice(encoder.name))
-    say("2/5 labelling")
-    right = _label_scenes(page, encoder, made)
-    _label_photographs(page, encoder, made)
-    say("3/5 searching by words")
+    page = Page("Can pictures be found and labelled by words alone?", "", toy_notice(encoder.name))
+    say("2/5 searching by words")
     found = index(_sources(made), encoder, progress=progress("index"))
     first = _search_words(page, found, made)
-    say("4/5 searching by picture")
+    say("3/5 searching by picture")
     _search_pictures(page, found, made)
+    say("4/5 labelling")
+    right = _label_scenes(page, encoder, made)
+    _label_photographs(page, encoder, made)
     say("5/5 looking into the layers")
     _show_layers(page, encoder, made)
     page.failures(list(found.failures))
@@ -93,9 +93,10 @@ def run(folder: Path, settings: Settings, overwrite: bool = False) -> str:
     total = len(made.captions)
     page.lead = (
         f"Asked of {plural(SCENES, 'generated picture')}, {plural(CLIPS, 'clip')} and "
-        f"{plural(len(made.photographs), 'photograph')}: which label fits, which picture fits these words, and what is "
-        f"like this picture. Found: {right} of {SCENES} scenes got a right label out of 64, and for {first} of "
-        f"{total} captions the first hit is the picture or clip it was written for. All were made from seeds that no "
+        f"{plural(len(made.photographs), 'photograph')}: "
+        f"which picture fits these words, what is like this picture, and "
+        f"which label fits. Found: for {first} of {total} captions the first hit is the picture or clip it was written "
+        f"for, and {right} of {SCENES} scenes got a right label out of 64. All were made from seeds that no "
         "training uses."
     )
     path = page.write(report).resolve()
@@ -190,7 +191,7 @@ def _label_photographs(page: Page, encoder: Encoder, made: Made) -> None:
         else ""
     )
     page.section(
-        "Photographs, with a way out",
+        "Photographs: ten labels, or none of these",
         f"Asked: which of ten everyday labels fits, or none of these?{toy}",
         pairs({"labels": chips([*THINGS, "none of these"])}),
         grid(cards),
@@ -236,8 +237,8 @@ def _search_pictures(page: Page, found: PictureIndex, made: Made) -> None:
         rows.append(hits_row(words, figures, "picture looked for", hit_figure(thumbnail(query), "the query")))
     page.section(
         "Search by picture",
-        "The picture with the coloured ring is the query; it is not among those searched. A green ring marks the hit "
-        "that it was made from.",
+        "The picture with the orange ring, on the left, is the query; it is not among those searched. A green "
+        "ring marks the hit that it was made from.",
         *rows,
     )
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from percepta.errors import BadInput, BadMedia, PerceptaError, one_of, out_of_range
 from percepta.media import Source
+from percepta.media.sniffing import name_of
 from percepta.results import Failure
 from percepta.running.progress import Progress
 
@@ -125,7 +126,7 @@ class _Slot:
         try:
             return self.future.result()
         except MemoryError:
-            self.fail("it does not fit into memory.")
+            self.fail(f"{name_of(self.source.name)} does not fit into memory.")
         except (PerceptaError, OSError) as error:
             self.fail(str(error))
         return None
@@ -213,7 +214,8 @@ class _Feed:
                 continue
             _release_memory()  # outside the handler, where the traceback no longer holds the tensors
             if size == 1:
-                members[start].fail("it does not fit into memory, even alone; choose a smaller size or model.")
+                name = name_of(getattr(members[start].source, "name", ""))
+                members[start].fail(f"{name} does not fit into memory, even alone; choose a smaller size or model.")
                 start += 1
                 continue
             size = max(1, size // 2)

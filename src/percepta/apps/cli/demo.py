@@ -33,7 +33,9 @@ def demo(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Make pictures and clips, label them, search them, look into the layers, and write one report."""
+    """Show all of this on made pictures, in a minute.
+
+    Pictures and clips are made, searched, labelled and looked into, and shown on one page."""
     from percepta.apps.demo import run
 
     print(run(out, Settings(model, weights, device), overwrite))

@@ -31,7 +31,9 @@ def export(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Write a model as ONNX with dynamic batch and size, compared with eager before it is kept."""
+    """Write a model as ONNX, compared with eager.
+
+    Batch and size are dynamic; a file that differs is not kept."""
     if part not in ("image", "text"):
         raise one_of("--part", part, ("image", "text"))
     common.check_ending(out, (".onnx",))

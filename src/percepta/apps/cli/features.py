@@ -61,7 +61,9 @@ def features(  # noqa: PLR0913 (the options of a command)
     resume: Resume = False,
     debug: Debug = False,
 ) -> None:
-    """Show what any layer sees: a picture in which like patches have like colours (three principal components)."""
+    """Show what any layer sees, as a picture.
+
+    Like patches have like colours (three principal components of the features)."""
     from percepta.tasks.features import features as run
 
     if out is None and report is None and not as_json:

@@ -39,7 +39,7 @@ def models(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the models: name, size, where the weights are, what it is for."""
+    """List the models: size, weights, purpose."""
     from percepta import catalog
 
     names = catalog.list_models(pattern)
@@ -61,7 +61,7 @@ def describe(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show a model's card: size, inputs, weights, licence, scores, limits."""
+    """Show a model's card: inputs, scores, limits."""
     from percepta import catalog
 
     card = catalog.describe(name)
@@ -69,7 +69,9 @@ def describe(
 
 
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
-    """Check the installation: versions, devices, weights, extras; what is missing and how to get it."""
+    """Check the installation, and say what is missing.
+
+    Versions, devices, weights and extras, each with the command that mends it."""
     from percepta.tasks.doctor import doctor as examine
 
     topic = ""

@@ -58,7 +58,9 @@ def search(  # noqa: PLR0913 (the options of a command)
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Find pictures and videos by words or by picture, best first; scores are cosines."""
+    """Find pictures and videos by words or picture.
+
+    Best first; scores are cosines: they order the hits of one query and are no probabilities."""
     from percepta.tasks.encoder import Encoder
     from percepta.tasks.search import index
     from percepta.tasks.search import search as run

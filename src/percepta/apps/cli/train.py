@@ -36,7 +36,9 @@ def train(
     resume: Resume = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model from a recipe; an interrupted run goes on exactly where it was with --resume."""
+    """Train a model from a recipe; none lists them.
+
+    An interrupted run goes on exactly where it was with --resume."""
     from percepta.training.recipe import list_recipes, read_recipe
 
     if recipe is None:

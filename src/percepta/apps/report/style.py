@@ -15,20 +15,21 @@ main, header, footer { max-width:1180px; margin:0 auto; padding:0 28px; }
 header { padding-top:52px; }
 h1, h2, .query { font-family:ui-serif,Georgia,"Iowan Old Style","Times New Roman",serif; font-weight:500;
   letter-spacing:-.01em; text-wrap:balance; }
+.query { max-width:none; }
 h1 { font-size:clamp(30px,4.6vw,46px); line-height:1.12; margin:6px 0 12px; }
 h2 { font-size:27px; line-height:1.2; margin:0 0 6px; }
 h3 { font-size:14px; margin:26px 0 10px; color:var(--soft); font-weight:600; }
 .kicker { color:var(--accent); font-weight:650; font-size:13px; letter-spacing:.09em; text-transform:uppercase; }
-.lead { font-size:18px; color:var(--soft); max-width:64ch; margin:0 0 18px; }
+.lead { font-size:18px; color:var(--soft); max-width:84ch; margin:0 0 18px; }
 .notice { border-left:4px solid var(--warm); background:var(--sheet); padding:12px 18px; border-radius:0 10px 10px 0;
-  max-width:78ch; margin:18px 0 0; }
+  max-width:96ch; margin:18px 0 0; }
 section { margin:52px 0; }
-section > p { max-width:74ch; margin:0 0 18px; color:var(--soft); }
+section > p { max-width:96ch; margin:0 0 18px; color:var(--soft); }
 .pair { display:grid; grid-template-columns:84px 1fr; gap:6px 14px; margin:0 0 20px; max-width:90ch; }
 .pair dt { color:var(--soft); font-size:14px; padding-top:2px; } .pair dd { margin:0; }
 .chips { display:flex; flex-wrap:wrap; gap:6px; }
 .chip { background:var(--ground); border-radius:99px; padding:2px 11px; font-size:14px; }
-.grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(200px,1fr)); gap:18px; }
+.grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(172px,1fr)); gap:18px; }
 .card { background:var(--sheet); border:1px solid var(--line); border-radius:14px; overflow:hidden; margin:0;
   display:flex; flex-direction:column; break-inside:avoid; }
 .shot { position:relative; background:var(--ground); aspect-ratio:1; display:flex; align-items:center;
@@ -51,7 +52,7 @@ section > p { max-width:74ch; margin:0 0 18px; color:var(--soft); }
   margin:0 0 18px; break-inside:avoid; }
 .row .label { font-size:13px; color:var(--soft); }
 .query { font-size:24px; line-height:1.25; margin:2px 0 14px; }
-.hits { display:grid; grid-template-columns:repeat(auto-fill,minmax(140px,1fr)); gap:14px; }
+.hits { display:grid; grid-template-columns:repeat(auto-fill,minmax(156px,1fr)); gap:14px; }
 .asked .hits { flex:1; }
 .asked { display:flex; gap:24px; align-items:flex-start; flex-wrap:wrap; }
 .asked > .hit { width:190px; flex:none; }
@@ -59,7 +60,7 @@ section > p { max-width:74ch; margin:0 0 18px; color:var(--soft); }
 .hit figcaption { font-size:13px; padding-top:6px; overflow-wrap:anywhere; line-height:1.35; }
 .hit .score { font-variant-numeric:tabular-nums; font-weight:650; }
 .hit.right .shot { box-shadow:0 0 0 3px var(--good); } .hit.right .mark { color:var(--good); }
-.hit.query-picture .shot { box-shadow:0 0 0 3px var(--accent); }
+.hit.query-picture .shot { box-shadow:0 0 0 3px var(--warm); }
 .layers { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:14px; }
 .counts { display:grid; grid-template-columns:max-content 1fr max-content; gap:7px 14px; align-items:center;
   max-width:640px; font-size:15px; margin:0 0 26px; }

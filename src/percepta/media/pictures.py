@@ -241,13 +241,21 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """EXIF orientation applied. An EXIF block that cannot be read counts as upright."""
+def is_upright(picture: Image.Image) -> bool:
+    """Whether the picture is stored as it is seen. An EXIF block that cannot be read counts as upright."""
+    return _turn(picture) is None
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
     try:
-        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
-        operation = _UPRIGHT.get(orientation)
+        return _UPRIGHT.get(picture.getexif().get(_ORIENTATION_TAG, 1))
     except DECODER_ERRORS:
-        return picture
+        return None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """EXIF orientation applied."""
+    operation = _turn(picture)
     if operation is None:
         return picture
     turned = picture.transpose(operation)

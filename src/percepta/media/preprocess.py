@@ -2,8 +2,8 @@
 
 The official order (Perception Encoder, arXiv 2504.13181): resize in the picture's own mode with PIL's antialiased
 bilinear filter, crop, only then convert to RGB, divide by 255, normalise.
-Unusual: bit-exact with the torchvision pipeline and faster, because the resize runs in bands and
-bytes become normalised floats by one table look-up.
+Unusual: bit-exact with the torchvision pipeline and faster, because on a free core large JPEGs are
+resized while they are decoded, and bytes become normalised floats by one table look-up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from percepta.errors import BadInput, BadMedia, one_of, out_of_range
+from percepta.media.overlapping import open_and_resize
 from percepta.media.pictures import open_draft, open_picture
 from percepta.media.resizing import resize_bilinear
 
@@ -74,12 +75,17 @@ class Preprocess:
     def picture(self, thing: Any, size: Size | None = _UNSET) -> Image.Image:
         """The picture after resize and crop, still in its own mode where that mode can be resized."""
         height, width = self._target(size)
-        picture = _resizable(self._open(thing, height, width))
         if self.resize == "none" or height is None or width is None:
-            return picture
-        if self.resize == "squash":
-            return resize_bilinear(picture, (width, height))
-        return _shorter_side_center_crop(picture, height, width)
+            return _resizable(open_picture(thing))
+
+        def size_for(seen: tuple[int, int]) -> tuple[int, int]:
+            return (width, height) if self.resize == "squash" else _around(seen, max(height, width))
+
+        resized = None if self.fast else open_and_resize(thing, size_for)
+        if resized is None:
+            opened = open_draft(thing, (2 * width, 2 * height)) if self.fast else open_picture(thing)
+            resized = resize_bilinear(_resizable(opened), size_for(opened.size))
+        return resized if self.resize == "squash" else _center_crop(resized, height, width)
 
     def tensor(self, picture: Image.Image) -> torch.Tensor:
         """(3, H, W) float32: a picture that has its final size, converted to RGB and normalised."""
@@ -125,11 +131,6 @@ class Preprocess:
                 return None, None
         return _check_size(size)
 
-    def _open(self, thing: Any, height: int | None, width: int | None) -> Image.Image:
-        if not self.fast or height is None or width is None:
-            return open_picture(thing)
-        return open_draft(thing, (2 * width, 2 * height))
-
 
 def _check_size(size: Size) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
@@ -167,25 +168,24 @@ def from_lab(picture: Image.Image) -> Image.Image:
     return converted
 
 
-def _shorter_side_center_crop(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Shorter side to S, the longer to int(S * long / short), then crop with offset round((side - S) / 2).
-
-    With a height and width that differ, S is the longer of the two, so that the crop never leaves the picture.
-    """
-    side = max(height, width)
-    old_width, old_height = picture.size
+def _around(seen: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) with the shorter side at `side` and the longer at int(side * long / short)."""
+    old_width, old_height = seen
     if old_width <= old_height:
-        new_width, new_height = side, int(side * old_height / old_width)
+        size = side, int(side * old_height / old_width)
     else:
-        new_width, new_height = int(side * old_width / old_height), side
-    if new_width * new_height > _MAX_RESIZED_PIXELS:
+        size = int(side * old_width / old_height), side
+    if size[0] * size[1] > _MAX_RESIZED_PIXELS:
         raise BadMedia(
             f"a picture of {old_width}x{old_height} pixels is too narrow for shorter_side_center_crop to {side}; "
             "use resize='squash'."
         )
-    if (new_width, new_height) != picture.size:
-        picture = resize_bilinear(picture, (new_width, new_height))
-    left, top = round((new_width - width) / 2), round((new_height - height) / 2)
+    return size
+
+
+def _center_crop(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """The middle, with offset round((side - S) / 2). Where height and width differ, the longer one was the S before."""
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
     return picture.crop((left, top, left + width, top + height))
 
 

@@ -31,38 +31,58 @@ def resize_bilinear(picture: Image.Image, size: tuple[int, int], bands: int | No
     Args:
         picture: any PIL picture.
         size: (width, height).
-        bands: threads to use; by default one per core, at most 4, and 1 for small pictures.
+        bands: threads to use; by default one per free core, at most 4, and 1 for small pictures.
     """
-    count = _bands_for(picture, size) if bands is None else bands
-    if count < 2 or picture.height < count or not _can_be_banded(picture, size):
+    count = _bands_for(picture) if bands is None else bands
+    if count < 2 or picture.height < count or not can_be_banded(picture, size):
         return picture.resize(size, Image.Resampling.BILINEAR)
     return _banded(picture, size, count)
 
 
 def _banded(picture: Image.Image, size: tuple[int, int], count: int) -> Image.Image:
-    height = picture.height
-    edges = [height * band // count for band in range(count + 1)]
+    edges = [picture.height * band // count for band in range(count + 1)]
     jobs = [(edges[band], edges[band + 1]) for band in range(count)]
-    pool = _pool()
-    waiting = [pool.submit(_narrowed, picture, size[0], top, bottom) for top, bottom in jobs[1:]]
-    tall = Image.new(picture.mode, (size[0], height))
-    tall.paste(_narrowed(picture, size[0], *jobs[0]), (0, 0))
-    for (top, _), band in zip(jobs[1:], waiting, strict=True):
-        tall.paste(band.result(), (0, top))
-    return tall.resize(size, Image.Resampling.BILINEAR)
+    waiting = [pool().submit(narrowed, picture, size[0], top, bottom) for top, bottom in jobs[1:]]
+    first = narrowed(picture, size[0], *jobs[0])
+    bands = [(0, first), *((top, band.result()) for (top, _), band in zip(jobs[1:], waiting, strict=True))]
+    return join_bands(picture.mode, (size[0], picture.height), bands).resize(size, Image.Resampling.BILINEAR)
 
 
-def _narrowed(picture: Image.Image, width: int, top: int, bottom: int) -> Image.Image:
+def join_bands(mode: str, size: tuple[int, int], bands: Sequence[tuple[int, Image.Image]]) -> Image.Image:
+    """Bands, given with their top rows, as one picture."""
+    tall = Image.new(mode, size)
+    for top, band in bands:
+        tall.paste(band, (0, top))
+    return tall
+
+
+def narrowed(picture: Image.Image, width: int, top: int, bottom: int) -> Image.Image:
     """Rows top to bottom, filtered to the new width only."""
     box = (0, top, picture.width, bottom)
     return picture.resize((width, bottom - top), Image.Resampling.BILINEAR, box=box)
 
 
-def _bands_for(picture: Image.Image, size: tuple[int, int]) -> int:
-    return 1 if picture.width * picture.height < LEAST_PIXELS else min(_cores(), _MOST_BANDS)
+def _bands_for(picture: Image.Image) -> int:
+    if picture.width * picture.height < LEAST_PIXELS:
+        return 1
+    return min(1 + free_cores(), _MOST_BANDS)
 
 
-def _can_be_banded(picture: Image.Image, size: tuple[int, int]) -> bool:
+def free_cores() -> int:
+    """Cores that this process may use and that nobody keeps busy, this thread's own not counted.
+
+    On a machine at work (a training run, or workers that prepare many pictures at once) bands would only wait.
+    """
+    try:
+        busy = os.getloadavg()[0]
+    except OSError:
+        busy = 0.0
+    # The helper's own work shows in the load too: about half a core on a machine that does nothing else.
+    return max(0, round(_cores() + 0.25 - max(1.0, busy)))
+
+
+def can_be_banded(picture: Image.Image, size: tuple[int, int]) -> bool:
+    """Whether PIL would filter this picture along its rows first, which is what bands need."""
     narrower, lower = picture.width - size[0], picture.height - size[1]
     rows_first = narrower > 0 and lower <= 2 * narrower
     return rows_first and picture.mode in _BANDED_MODES and bands_are_exact()
@@ -86,8 +106,8 @@ def _cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _pool() -> ThreadPoolExecutor:
-    """One pool per process: the threads of a pool do not survive a fork."""
+def pool() -> ThreadPoolExecutor:
+    """The threads that narrow bands; one pool per process: the threads of a pool do not survive a fork."""
     process = os.getpid()
     if process not in _pools:
         _pools.clear()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from percepta.apps.cli import common
-from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Json, Model, Overwrite, Settings, Weights
+from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Json, Model, Overwrite, Weights
 
 EXAMPLES = """\b
 Examples:
@@ -19,7 +19,7 @@ Examples:
   percepta evaluate scenes-video-retrieval -o scores.png
 """
 ENDINGS = (".json", ".png")
-TEXTS = 64  # pictures, frames or texts at once
+TOGETHER = 64  # pictures, frames or texts at once
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
         list[str],
         typer.Argument(
             metavar="PROTOCOL...",
-            help="cifar10-zero-shot, scenes-retrieval, scenes-hard-negatives, scenes-video-retrieval; nano for all four.",
+            help="cifar10-zero-shot, scenes-retrieval, scenes-hard-negatives, scenes-video-retrieval; nano for all.",
         ),
     ],
     data: Annotated[
@@ -58,16 +58,14 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
     names = protocols_of(protocols)
     common.check_ending(out, ENDINGS)
     common.check_output(out, overwrite)
-    settings = Settings(model, weights, device, dtype, batch_size)
+    chosen = TOGETHER if batch_size is None else batch_size
     found = []
-    with common.progress("evaluate") as progress:
-        chosen = TEXTS if batch_size is None else batch_size
-        for result in run(names, model, weights, data, settings.device, dtype, chosen, progress):
-            found.append(result)
-            if as_json:
-                print(json.dumps(result.to_dict()), flush=True)
-            else:
-                show(result)
+    for result in run(names, model, weights, data, device, dtype, chosen, common.progress):
+        found.append(result)
+        if as_json:
+            print(json.dumps(result.to_dict()), flush=True)
+        else:
+            show(result)
     if out is not None:
         write(out, found)
         common.say(f"wrote {out}")

@@ -24,6 +24,8 @@ from percepta.results.masks import Masks
 Colour = tuple[int, int, int]
 PAPER: Colour = (250, 249, 246)
 INK: Colour = (38, 38, 42)
+# Pillow's own font has no typographic punctuation.
+_PLAIN = str.maketrans({"–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "·": "-", "×": "x"})
 
 
 def to_rgb(thing: Any, background: Colour = (255, 255, 255)) -> Image.Image:
@@ -224,7 +226,7 @@ def _line_height(font: Any) -> int:
 
 def _wrapped(text: str, font: Any, width: int, lines: int = 2) -> list[str]:
     """At most `lines` lines that fit `width` pixels; what does not fit ends in dots."""
-    words, result = " ".join(str(text).split()).split(" "), [""]
+    words, result = " ".join(str(text).translate(_PLAIN).split()).split(" "), [""]
     for word in words:
         longer = f"{result[-1]} {word}".strip()
         if font.getlength(longer) <= width or not result[-1]:

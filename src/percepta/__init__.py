@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from percepta.running.loading import build, load, save
     from percepta.tasks.classify import classify
     from percepta.tasks.embed import embed
+    from percepta.tasks.evaluate import evaluate
     from percepta.tasks.features import features
     from percepta.tasks.search import index, search
 
@@ -44,6 +45,7 @@ _HOME = {
     "save": "running.loading",
     "classify": "tasks.classify",
     "embed": "tasks.embed",
+    "evaluate": "tasks.evaluate",
     "features": "tasks.features",
     "index": "tasks.search",
     "search": "tasks.search",
@@ -61,6 +63,7 @@ __all__ = [
     "classify",
     "describe",
     "embed",
+    "evaluate",
     "export",
     "features",
     "index",

@@ -26,7 +26,11 @@ _told: set[str] = set()
 
 
 class ToyModelWarning(UserWarning):
-    """Said once per process when a nano model is used."""
+    """Said once per process when a nano model is used; names the model to pass for real pictures."""
+
+    def __init__(self, name: str) -> None:
+        self.on_command_line = f"{name} is a toy that fits on a laptop; for real pictures pass --model {REAL}."
+        super().__init__(f"{name} is a toy that fits on a laptop; for real pictures pass model={REAL!r}.")
 
 
 class Encoder:
@@ -144,9 +148,4 @@ def warn_of_toy(name: str) -> None:
     """Say once per process that a nano model is a toy, and which name to pass for real pictures."""
     if name.endswith("-nano") and name not in _told:
         _told.add(name)
-        warnings.warn(
-            f"{name} is a toy that fits on a laptop; for real pictures pass model={REAL!r} (on the command line "
-            f"--model {REAL}), which is fetched from the hub on first use.",
-            ToyModelWarning,
-            stacklevel=3,
-        )
+        warnings.warn(ToyModelWarning(name), stacklevel=4)

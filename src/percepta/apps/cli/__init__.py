@@ -58,11 +58,12 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line in this process; returns the exit code."""
     arguments = list(arguments)
     debug = "--debug" in arguments
+    command: Any = typer.main.get_command(app)  # calling the app itself would set an excepthook of its own
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
         try:
-            code = app(args=arguments or ["--help"], prog_name="percepta", standalone_mode=False)
+            code = command.main(args=arguments or ["--help"], prog_name="percepta", standalone_mode=False)
             sys.stdout.flush()
         except ClickException as error:
             say(_sentence(error))
@@ -108,7 +109,7 @@ def _sentence(error: Any) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_place: Any, **_more: Any) -> None:
     if issubclass(category, UserWarning):
-        say(str(message))
+        say(getattr(message, "on_command_line", str(message)))
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:

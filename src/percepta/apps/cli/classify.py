@@ -91,13 +91,13 @@ def classify(  # noqa: PLR0913 (the options of a command)
     page = _page(report, names, loaded, inputs)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(LabelFile(out, [*names, NONE] if none else names, resume)) if out else None
-        todo = [source for source in sources if file is None or not file.holds(source.name)]
+        todo = [source for source in sources if file is None or not file.holds(_name(source))]
         if len(todo) < len(sources):
             common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
         if not todo:
             return
         stream = run(todo, names, loaded, templates, none, multi, batch_size=batch_size)
-        places = {source.name: source for source in todo}
+        places = common.by_name(todo)
         for result in stream.watched(common.progress("classify")):
             if file is not None:
                 file.write(result)
@@ -129,6 +129,10 @@ def line_of(result: Any, count: int = 3) -> str:
     """One result for people: the best labels in per cent."""
     best = ", ".join(f"{name} {score * 100:.0f} %" for name, score in list(result)[:count])
     return f"{common.shown(result.source)}: {best}"
+
+
+def _name(source: Any) -> str:
+    return str(getattr(source, "name", getattr(source, "source", "")))
 
 
 def _sort(source: Any, result: Any, folder: Path, by: str) -> None:

@@ -73,6 +73,11 @@ def gather(inputs: list[str], limit: int | None = None) -> list[Any]:
     return found
 
 
+def by_name(sources: list[Any]) -> dict[str, Any]:
+    """The sources by name, without the failures among them."""
+    return {source.name: source for source in sources if hasattr(source, "name")}
+
+
 def progress(what: str) -> Any:
     """A bar, or plain lines, on standard error."""
     from percepta.running.progress import Progress

@@ -82,7 +82,7 @@ def embed(  # noqa: PLR0913 (the options of a command)
         return
     with VectorFile(out, loaded.name, resume) as file:
         seen = set(file.names)
-        todo = [source for source in sources if source.name not in seen] if seen else sources
+        todo = [source for source in sources if getattr(source, "name", None) not in seen] if seen else sources
         if seen:
             common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
         stream = run(todo, loaded, not raw, batch_size=batch_size) if todo else None

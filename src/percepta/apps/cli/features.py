@@ -78,7 +78,7 @@ def features(  # noqa: PLR0913 (the options of a command)
     writer = _Writer(out, arrays, overwrite, resume) if out is not None else None
     page = _page(report, loaded, wanted, inputs)
     stream = run(sources, wanted, loaded, size, batch_size=batch_size)
-    places = {source.name: source for source in sources}
+    places = common.by_name(sources)
     for result in stream.watched(common.progress("features")):
         if writer is not None:
             writer.write(places[result.source], result)

@@ -53,7 +53,7 @@ class LabelPage:
         total = sum(self._found.values())
         best = ", ".join(f"{name} ({number})" for name, number in self._found.most_common(3))
         page = Page(
-            f"Which of {plural(len(self.labels), 'label')} fits each picture?",
+            _question(self.labels),
             f"{plural(total, 'input')} labelled" + (f"; most often: {best}." if best else "."),
             toy_notice(self.model.name),
         )
@@ -78,7 +78,7 @@ class SearchPage:
     def add(self, hits: Hits, picture: Path | None = None) -> None:
         """One query with its hits; `picture` is the query where it is one."""
         asked = f"like {short(str(picture))}" if picture is not None else hits.query
-        self._title = self._title or (f"What looks {asked}?" if picture else f"“{asked}”")
+        self._title = self._title or (f"What is {asked}?" if picture else f"Where is “{asked}”?")
         figures = []
         for hit in list(hits)[:MOST]:
             shown, badge = small(self._places[hit.source])
@@ -89,8 +89,9 @@ class SearchPage:
 
     def write(self, path: Path, failures: list[Failure]) -> Path:
         """Write the page."""
-        count = len(self._places) - len(failures)
-        lead = f"The best of {plural(count, 'picture and video' if count == 1 else 'pictures and video')}, best first."
+        given = {failure.source for failure in failures}
+        count = sum(name not in given for name in self._places)
+        lead = f"The best of {count:,} pictures and videos, best first." if count > 1 else "One picture was searched."
         page = Page(self._title, lead, toy_notice(self.model.name))
         text = "The number is a cosine: it orders the hits of one query, and is no probability."
         page.section("What was found", text, pairs({"searched": chips(self.inputs, 12)}), *self._rows)
@@ -134,6 +135,13 @@ LAYER_TEXT = (
     "Every patch of a picture becomes a vector; its three principal components are shown as a colour. Colours can be "
     "compared within one picture of one layer, not between them."
 )
+
+
+def _question(labels: list[str]) -> str:
+    """What was asked, in a line: the labels themselves where they are few."""
+    if not 2 <= len(labels) <= 5:
+        return f"Which of {plural(len(labels), 'label')} fits each picture?"
+    return f"{', '.join(f'“{label}”' for label in labels[:-1])} or “{labels[-1]}”?"
 
 
 def _query_picture(path: Path) -> Image.Image:

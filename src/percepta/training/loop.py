@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from percepta.errors import BadInput, MissingExtra
+from percepta.running.loading import build, save
 from percepta.training.averaging import MovingAverage
 from percepta.training.batching import Inputs, Tokens, make_inputs
 from percepta.training.checkpointing import TrainingState, write_atomically
@@ -212,9 +213,7 @@ class _Run:
         """Write the result as plain weights that `percepta.load` reads."""
         model, path = self.result(), self.recipe.folder / MODEL_FILE
         if type(model).__module__.startswith("percepta."):
-            import percepta
-
-            percepta.save(model, path)
+            save(model, path)
         else:
             write_atomically(path, model.state_dict(), {"step": step})
 
@@ -224,9 +223,7 @@ def _due(step: int, interval: int) -> bool:
 
 
 def _build(recipe: Recipe) -> Any:
-    import percepta
-
-    return percepta.build(recipe.model, **recipe.model_overrides)
+    return build(recipe.model, **recipe.model_overrides)
 
 
 def _native_size(model: Any) -> int:

@@ -1,0 +1,60 @@
+"""The demonstration, whole but small, and without photographs."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from percepta.apps import demo
+from tests.apps.test_report import read, words
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SCENES", 5)
+    monkeypatch.setattr(demo, "CLIPS", 3)
+    monkeypatch.setattr(demo, "FRAMES", 6)
+    monkeypatch.setattr(demo, "SIDE", 64)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_demo_ends_with_the_path_of_a_whole_report(percepta: Any, tmp_path: Path) -> None:
+    done = percepta("demo", "-o", tmp_path / "demo")
+    assert done.code == 0
+    last = done.lines[-1]
+    assert last == f"Report: {(tmp_path / 'demo' / 'report.html').resolve()}"
+    assert "is a toy" in done.out
+    assert "pass --model pe-core-l14-336" in done.out
+    reader = read(tmp_path / "demo" / "report.html")
+    text = words(reader)
+    for said in ("Search by words", "Search by picture", "scenes labelled right", "What the layers see", "The model"):
+        assert said in text
+    assert "is a toy" in text
+    photographs = len(list((tmp_path / "demo" / "photographs").iterdir()))
+    assert photographs == (6 if importlib.util.find_spec("skimage") else 0)
+    assert f"5 generated pictures, 3 clips and {photographs} photographs" in text
+    assert len(reader.pictures) > 40
+    again = percepta("demo", "-o", tmp_path / "demo")
+    assert again.code == 2
+    assert "pass --overwrite" in again.err
+
+
+@pytest.mark.usefixtures("small")
+def test_the_demo_runs_without_scikit_image(percepta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "skimage" else find(name, *rest))
+    done = percepta("demo", "-o", tmp_path / "demo")
+    assert done.code == 0
+    assert 'photographs are left out; for them: pip install "percepta[demo]"' in done.err
+    assert "0 photographs" in done.out
+
+
+@pytest.mark.usefixtures("small")
+def test_the_media_are_the_same_every_time(tmp_path: Path) -> None:
+    first, second = demo.make_media(tmp_path / "a"), demo.make_media(tmp_path / "b")
+    assert first.captions == second.captions
+    for name in first.things:
+        assert first.path(name).read_bytes() == second.path(name).read_bytes()

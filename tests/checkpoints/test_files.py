@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from percepta.checkpoints import read_metadata, read_tensors, write_safetensors
+from percepta.checkpoints import files, read_metadata, read_tensors, write_safetensors
 from percepta.errors import BadInput, CheckpointMismatch, MissingWeights
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
@@ -94,15 +94,20 @@ def test_missing_and_empty(tmp_path: Path) -> None:
         read_tensors(tmp_path / "x.pt")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["while writing", "while moving"])
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     file = tmp_path / "x.safetensors"
     write_safetensors(file, STATE)
     before = file.read_bytes()
 
-    def fail(*_: object) -> None:
+    def fail(*arguments: object, **_: object) -> None:
+        Path(str(arguments[1 if moment == "while writing" else 0])).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "replace", fail)
+    if moment == "while writing":
+        monkeypatch.setattr(files, "save_file", fail)
+    else:
+        monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_safetensors(file, {"b": torch.ones(1)})
     assert file.read_bytes() == before

@@ -65,15 +65,17 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def write_safetensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None, key: str = "percepta"
 ) -> None:
-    """Write tensors, and `metadata` as JSON under "percepta", to one file that appears whole or not at all."""
+    """Write tensors, and `metadata` as JSON under `key`, to one file that appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    header = {"format": "pt"} | ({"percepta": json.dumps(metadata)} if metadata is not None else {})
+    header = {"format": "pt"} | ({key: json.dumps(metadata)} if metadata is not None else {})
     try:
-        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, partial, metadata=header)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata=header
+        )
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

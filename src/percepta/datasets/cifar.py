@@ -14,6 +14,22 @@ from percepta.errors import BadMedia, MissingExtra
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Class names in the order of the labels 0 to 9."""
 
+PROMPTS = (
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a blurry photo of a {}.",
+    "a low resolution photo of a {}.",
+    "a good photo of a {}.",
+    "a photo of a small {}.",
+    "a photo of a big {}.",
+    "a picture of a {}.",
+    "a {}.",
+    "the {}",
+    "a {}",
+    "{}",
+)
+"""Captions made of a class name, in training and in evaluation."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledPictures:

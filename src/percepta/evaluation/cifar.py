@@ -8,30 +8,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from percepta.datasets.cifar import CIFAR10_NAMES, LabelledPictures
+from percepta.datasets.cifar import CIFAR10_NAMES, PROMPTS, LabelledPictures
 from percepta.errors import BadInput
 from percepta.evaluation.metrics import hits_at_k
 from percepta.evaluation.protocols import Evaluation, Protocol, measured
 from percepta.evaluation.zero_shot import classifier, predict
 
-# The captions that the recipe of the nano model trains on, so that its prompts are no surprise to it.
-TEMPLATES = (
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a blurry photo of a {}.",
-    "a low resolution photo of a {}.",
-    "a good photo of a {}.",
-    "a photo of a small {}.",
-    "a photo of a big {}.",
-    "a picture of a {}.",
-    "a {}.",
-    "the {}",
-    "a {}",
-    "{}",
-)
 
-
-def cifar10_protocol(templates: Sequence[str] = TEMPLATES) -> Protocol:
+def cifar10_protocol(templates: Sequence[str] = PROMPTS) -> Protocol:
     """Zero-shot accuracy on the 10,000 test photographs."""
     return Protocol(
         "cifar10-zero-shot",

@@ -7,7 +7,6 @@ their prefix; the step and all plain numbers are JSON in the header, with a sche
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from percepta.checkpoints import write_safetensors
 from percepta.errors import BadInput, CheckpointMismatch
 from percepta.training.averaging import MovingAverage
 
 SCHEMA = 1
+HEADER = "percepta_training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class TrainingState:
     def save(self, path: Path, step: int, details: Mapping[str, Any] | None = None) -> None:
         """Write the state after `step` updates; readers see the old file or the new one, never a part."""
         header = {"schema": SCHEMA, "step": step, "position": step, **(details or {})}
-        write_atomically(path, self.tensors(), header)
+        write_safetensors(path, self.tensors(), header, key=HEADER)
 
     def restore(self, path: Path) -> dict[str, Any]:
         """Take over the state in `path`; returns its header: "step" (updates made) and what `save` was given.
@@ -101,7 +101,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("percepta_training", "null"))
+            header = json.loads((file.metadata() or {}).get(HEADER, "null"))
             # Cloned: the file may be replaced while the run goes on.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
@@ -111,19 +111,6 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if header["schema"] > SCHEMA:
         raise BadInput(f"{path} has schema {header['schema']}; this Percepta reads up to {SCHEMA}: upgrade it.")
     return header, tensors
-
-
-def write_atomically(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a safetensors file beside `path`, then put it in its place in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(plain, temporary, metadata={"format": "pt", "percepta_training": json.dumps(header)})
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from percepta.checkpoints import write_safetensors
 from percepta.errors import BadInput, MissingExtra
 from percepta.running.loading import build, save
 from percepta.training.averaging import MovingAverage
 from percepta.training.batching import Inputs, Tokens, make_inputs
-from percepta.training.checkpointing import TrainingState, write_atomically
+from percepta.training.checkpointing import TrainingState
 from percepta.training.data import Batch, Part, batches
 from percepta.training.interruption import stop_flag
 from percepta.training.objectives import LOG_SCALE_LIMIT, contrastive_loss
@@ -215,7 +216,7 @@ class _Run:
         if type(model).__module__.startswith("percepta."):
             save(model, path)
         else:
-            write_atomically(path, model.state_dict(), {"step": step})
+            write_safetensors(path, model.state_dict(), {"step": step})
 
 
 def _due(step: int, interval: int) -> bool:

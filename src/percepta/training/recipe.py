@@ -18,26 +18,11 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from percepta.datasets.cifar import PROMPTS
 from percepta.errors import BadInput, nearest, out_of_range
 from percepta.training.schedules import schedule_factor
 
 FORBID = {"extra": "forbid"}
-PROMPTS = (
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a blurry photo of a {}.",
-    "a low resolution photo of a {}.",
-    "a good photo of a {}.",
-    "a photo of a small {}.",
-    "a photo of a big {}.",
-    "a picture of a {}.",
-    "a {}.",
-    "the {}",
-    "a {}",
-    "{}",
-)
-"""Captions made of a class name; the first one is used for validation."""
-
 Precision = Literal["float32", "bfloat16-products", "bfloat16-mixed"]
 
 

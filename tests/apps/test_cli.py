@@ -132,6 +132,9 @@ def test_embed_goes_on_where_it_was_interrupted(
     monkeypatch.setattr(VectorFile, "write", write)
     done = percepta("embed", media, "-o", tmp_path / "cut.npy", "--resume")
     assert "3 of 6 inputs were done before" in done.err
+    again = percepta("embed", media, "-o", tmp_path / "cut.npy", "--resume")
+    assert again.code == 0
+    assert "is complete" in again.err
     np.testing.assert_allclose(np.load(tmp_path / "cut.npy"), np.load(tmp_path / "whole.npy"), atol=1e-5)
     assert (tmp_path / "cut.ids.csv").read_text() == (tmp_path / "whole.ids.csv").read_text()
 
@@ -189,11 +192,11 @@ WRONG = [
     (["classify", "MEDIA", "--labels", "a", "--model", "pe-corr-nano"], "did you mean pe-core-nano"),
     (["classify", "MEDIA", "--labels", "a", "--device", "cuda:99"], "device must be one of cpu"),
     (["classify", "MEDIA", "--labels", "a", "--dtype", "int8"], "dtype must be one of float32, bfloat16"),
-    (["classify", "MEDIA", "--labels", "a", "--batch-size", "0"], "batch_size must be a whole number of 1 or more; got 0."),
+    (["classify", "MEDIA", "--labels", "a", "--batch-size", "0"], "batch_size must be a whole number of 1 or more"),
     (["classify", "MEDIA", "--labels", "a", "--limit", "0"], "--limit must be a whole number of 1 or more; got 0."),
     (["classify", "MEDIA", "--labels", "a", "--templates", "imagnet"], "did you mean 'imagenet'?"),
     (["classify", "MEDIA", "--labels", "a", "--none", "--multi"], "none and multi exclude each other"),
-    (["classify", "MEDIA", "--labels", "a", "-o", "x.xlsx"], "the output must end in .csv, .jsonl, .json; got 'x.xlsx'."),
+    (["classify", "MEDIA", "--labels", "a", "-o", "x.xlsx"], "must end in .csv, .jsonl, .json; got 'x.xlsx'."),
     (["classify", "MEDIA", "--labels", "a", "--by", "move", "--sort-into", "x"], "--by must be one of copy, link"),
     (["classify", "MEDIA", "--labels", "a", "--resume"], "--resume needs -o FILE"),
     (["classify", "EMPTY", "--labels", "a"], "holds no picture or video."),
@@ -240,9 +243,7 @@ def test_missing_weights_are_one_sentence(percepta: Any, media: Path) -> None:
     assert "the weights of pe-core-t16-384 are not on this machine" in offline.err
 
 
-def test_a_toy_says_so_and_names_the_real_thing(
-    percepta: Any, media: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_toy_says_so_and_names_the_real_thing(percepta: Any, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from percepta.tasks import encoder
 
     monkeypatch.setattr(encoder, "_told", set())

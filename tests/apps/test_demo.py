@@ -45,7 +45,8 @@ def test_the_demo_ends_with_the_path_of_a_whole_report(percepta: Any, tmp_path: 
 @pytest.mark.usefixtures("small")
 def test_the_demo_runs_without_scikit_image(percepta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "skimage" else find(name, *rest))
+    hidden = {"skimage"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else find(name, *rest))
     done = percepta("demo", "-o", tmp_path / "demo")
     assert done.code == 0
     assert 'photographs are left out; for them: pip install "percepta[demo]"' in done.err

@@ -96,7 +96,12 @@ def test_decoding_overlaps_with_computing() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("CUDA out of memory."), RuntimeError("can't allocate memory"), MemoryError(), torch.OutOfMemoryError()],
+    [
+        RuntimeError("CUDA out of memory."),
+        RuntimeError("can't allocate memory"),
+        MemoryError(),
+        torch.OutOfMemoryError(),
+    ],
 )
 def test_the_batch_is_halved_when_memory_runs_out(error: Exception) -> None:
     sizes = []

@@ -50,7 +50,7 @@ def test_an_article_is_not_said_twice(template: str, label: str, expected: str) 
 def test_bad_templates_are_refused() -> None:
     with pytest.raises(BadInput, match=r"templates must be one of .*did you mean 'imagenet'"):
         templates_of("imagenett")
-    with pytest.raises(BadInput, match="a template must be a text with one {}"):
+    with pytest.raises(BadInput, match=r"a template must be a text with one \{\}"):
         templates_of(["no place"])
     with pytest.raises(BadInput, match="must hold at least one"):
         templates_of([])

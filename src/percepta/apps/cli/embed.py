@@ -66,9 +66,12 @@ def embed(  # noqa: PLR0913 (the options of a command)
     if out is not None and as_json:
         raise BadInput("-o and --json exclude each other; --json writes to standard output.")
     common.check_ending(out, ENDINGS)
-    common.check_output(out, overwrite)
     if resume and out is None:
         raise BadInput("--resume needs -o FILE, the output to go on with.")
+    if resume and out is not None and out.is_file():
+        common.say(f"{out} is complete; pass --overwrite instead of --resume to make it again.")
+        return
+    common.check_output(out, overwrite)
     if out is not None and out.suffix == ".parquet":
         need_parquet()
     sources = common.gather(inputs, limit)

@@ -121,6 +121,7 @@ class Golden:
         )
         limit = rule["atol"] + rule["rtol_of_max"] * float(np.abs(want).max())
         worst = float(np.abs(got.astype(np.float64) - want).max())
+        print(f"{name}: differs by {worst:.1e}, allowed {limit:.1e}")  # shown by pytest -rP
         assert worst <= limit, f"{name}: differs by {worst:.2e}, allowed {limit:.2e}"
 
 

@@ -311,3 +311,18 @@ def test_odd_names_stay_on_one_line(percepta: Any, tmp_path: Path) -> None:
     assert len(done.lines) == 5
     assert "\x1b" not in done.out
     assert any("Größe 照片" in line for line in done.lines)
+
+
+def test_train_runs_and_goes_on_only_when_told(percepta: Any, tmp_path: Path) -> None:
+    plan = ["train", "pe-core-nano", "steps=2", "warmup=0", "decay=0", "batch_size=4", "data.workers=0",
+            "data.cifar10=null", "data.validation_samples=4", "evaluate_every=0", "log_every=1", "stages=[]",
+            "precision=float32", "threads=1", "data.scenes.pool=8", "data.scenes.size=32",
+            "model_overrides={depth: 1, text: {depth: 1}}", "-o", tmp_path / "run"]  # fmt: skip
+    done = percepta(*plan, "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert (result["step"], result["finished"]) == (2, True)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    again = percepta(*plan)
+    assert again.code == 2
+    assert "holds a run; pass --resume to go on, --overwrite to begin anew." in again.err

@@ -217,8 +217,8 @@ def _search_words(page: Page, found: PictureIndex, made: Made) -> int:
         rows.append(hits_row(f"“{caption}”", figures, f"words looked for, in {len(found)} pictures and clips"))
     page.section(
         f"Search by words: {first} of {len(made.captions)} right at first",
-        f"Every caption was looked for among all {len(found)} pictures and clips; the first {len(rows)} queries of "
-        "either kind are shown. Best hits are on the left. The number is a cosine: it orders the hits of one query and "
+        f"Every caption was looked for among all {len(found)} pictures and clips; the first of them, for "
+        "three scenes and two clips, are shown. Best hits are on the left. The number is a cosine: it orders the hits of one query and "
         "is no probability. A green ring marks the picture the words were written for.",
         *rows,
     )

@@ -30,6 +30,7 @@ class Progress:
         self.total: int | None = None
         self._stream = sys.stderr if stream is None else stream
         self._began = self._spoke = time.monotonic()
+        self._said = ""
         self._bar: Any = None
         self._task: Any = None
 
@@ -76,6 +77,12 @@ class Progress:
             self._bar.update(self._task, completed=self.done + self.failed, extra=extra)
         elif time.monotonic() - self._spoke >= PLAIN_EVERY:
             self._spoke = time.monotonic()
+            self._print()
+
+    def _print(self) -> None:
+        done = (self.done, self.failed)
+        if f"{self.what} {done}" != self._said:
+            self._said = f"{self.what} {done}"
             print(self.line(), file=self._stream, flush=True)
 
     def __enter__(self) -> Progress:
@@ -87,8 +94,8 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        elif self.shown and self._spoke > self._began:  # a last line where there were lines before
-            print(self.line(), file=self._stream, flush=True)
+        elif self.shown and self._said:  # a last line where there were lines before
+            self._print()
 
 
 def _make_bar(stream: TextIO) -> Any:

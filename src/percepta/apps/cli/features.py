@@ -87,7 +87,7 @@ def features(  # noqa: PLR0913 (the options of a command)
         if as_json:
             print(json.dumps(result.to_dict()), flush=True)
     if writer is not None:
-        common.say(f"wrote {writer.count} pictures to {out}")
+        common.say(f"wrote {writer.count} picture{'' if writer.count == 1 else 's'} to {out}")
     if page is not None and report is not None:
         page.write(report, stream.failures)
         common.say(f"wrote {report}")

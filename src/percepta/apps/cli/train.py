@@ -67,12 +67,14 @@ class _Teller:
 
     def __init__(self, steps: int) -> None:
         self.bar = common.progress("train")
-        self.bar.start(steps)
-        self.steps, self.last = steps, 0
+        self.steps, self.last = steps, -1
 
     def tell(self, step: int, steps: int, figures: Any) -> None:
         self.bar.what = f"train (loss {figures['loss']:.3f})" if "loss" in figures else "train"
-        self.bar.advance(step - self.last if self.last else 1)
+        if self.last < 0:  # a resumed run begins in the middle; its speed is that of the steps still to do
+            self.bar.start(self.steps - step)
+        else:
+            self.bar.advance(step - self.last)
         self.last = step
         if step >= self.steps:
             self.bar.__exit__(None, None, None)

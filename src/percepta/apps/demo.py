@@ -218,8 +218,8 @@ def _search_words(page: Page, found: PictureIndex, made: Made) -> int:
     page.section(
         f"Search by words: {first} of {len(made.captions)} right at first",
         f"Every caption was looked for among all {len(found)} pictures and clips; the first of them, for "
-        "three scenes and two clips, are shown. Best hits are on the left. The number is a cosine: it orders the hits of one query and "
-        "is no probability. A green ring marks the picture the words were written for.",
+        "three scenes and two clips, are shown. Best hits are on the left. The number is a cosine: it orders the "
+        "hits of one query and is no probability. A green ring marks the picture the words were written for.",
         *rows,
     )
     return first

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import percepta
+from percepta.layers import Tokens, grid_angles
 
 
 def small(name: str, **overrides: Any) -> Any:
@@ -72,7 +73,11 @@ def check_layers(model: Any) -> None:
     assert maps.shape == (2, model.config.width, 3, 5)
     assert torch.equal(maps.flatten(2).transpose(1, 2), every[1])
     assert torch.equal(model.intermediates(x, [1], layout="NHWC")[0].flatten(1, 2), every[1])
-    assert torch.equal(model.forward_intermediates(x, [1])[0], maps)
+    assert torch.equal(model.intermediates(x, 1)[0], every[1])
+    final, (third, second) = model.forward_intermediates(x, [2, 1])
+    assert torch.equal(second, maps)
+    assert third.shape == maps.shape
+    close(final, model.intermediates(x, [2], norm=True, prefix=True)[0], 0.0)
     with_prefix = model.intermediates(x, [1], prefix=True)[0]
     assert torch.equal(with_prefix[:, model.config.prefix :], every[1])
 
@@ -93,10 +98,9 @@ def check_mixed_sizes(model: Any) -> None:
     ragged = [pictures(3, 32, 32), pictures(3, 16, 40), pictures(3, 32, 32) * 0.5]
     for got, picture in zip(tower(ragged), ragged, strict=True):
         close(got, tower(picture[None])[0])
-    for layer in zip(*[model.intermediates(p[None], [0, 2]) for p in ragged], strict=True):
-        assert len(layer) == 3
-    first = model.intermediates(ragged, [0, 2])
-    close(first[1][1], model.intermediates(ragged[1][None], [2])[0][0])
+    for layer, entries in zip([0, 2], model.intermediates(ragged, [0, 2]), strict=True):
+        for got, picture in zip(entries, ragged, strict=True):
+            close(got, model.intermediates(picture[None], [layer])[0][0])
 
 
 def check_state_dict_round_trip(model: Any, name: str, folder: Path) -> None:
@@ -176,6 +180,26 @@ def check_threads(model: Any) -> None:
         assert torch.equal(a, b)
 
 
+def check_fewer_tokens(tower: Any, x: torch.Tensor) -> None:
+    """A policy that drops tokens after the first attention: later blocks rotate what is left at its own places."""
+    prefix = tower.config.prefix
+
+    def halve(tokens: Tokens, keys: torch.Tensor) -> Tokens:
+        kept = [*range(prefix), *range(prefix, tokens.x.shape[1], 2)]
+        return Tokens(tokens.x[:, kept], torch.ones(len(x), len(kept)), tokens.position[:, kept])
+
+    (short,), _ = tower._run(x, [-1], [halve, None, None])
+    tokens, (rows, columns) = tower.embed(x)
+    angles = grid_angles(rows, columns, tower.config.width // tower.config.heads, prefix)
+    by_hand = tower.blocks[0](
+        Tokens(tokens), angles, lambda t, _: Tokens(torch.cat([t.x[:, :prefix], t.x[:, prefix::2]], 1))
+    )
+    angles = torch.cat([angles[:prefix], angles[prefix::2]])
+    for block in tower.blocks[1:]:
+        by_hand = block(by_hand, angles)
+    close(short.x, by_hand.x)
+
+
 @torch.no_grad()
 def check_seam(model: Any) -> None:
     """The seam is empty by default, and a policy that changes nothing gives equal bits."""
@@ -191,5 +215,6 @@ def check_seam(model: Any) -> None:
     (passed,), _ = tower._run(x, [-1], [keep] * tower.config.depth)
     assert torch.equal(plain.x, passed.x)
     assert plain.size is None
+    check_fewer_tokens(tower, x)
     heads, count = tower.config.heads, 16 + tower.config.prefix
     assert seen == [((2, count, 48), (2, heads, count, 48 // heads))] * 3

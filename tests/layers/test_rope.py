@@ -62,3 +62,13 @@ def test_trained_grids_are_untouched_and_prefixes_kept() -> None:
     assert torch.allclose(bigger[1:], want.flatten(2)[0].T)
     other = resize_positions(table, (3, 7), prefix=1, rule="bicubic-antialias")
     assert (other - bigger).abs().max() > 1e-2
+
+
+def test_fake_tensors_do_not_enter_the_cache() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        grid_rotation(7, 9, 8, device=torch.device("cpu"))
+    table = grid_rotation(7, 9, 8, device=torch.device("cpu"))
+    assert type(table) is torch.Tensor
+    assert rotate(torch.ones(63, 1, 8), table[:, None]).shape == (63, 1, 8)

@@ -121,6 +121,8 @@ def test_long_texts_are_cut_with_a_warning() -> None:
         (lambda m: m.encode_image(pictures(1, 1, 32, 32)), r"shape \(B, 3, H, W\)"),
         (lambda m: m.encode_image(pictures(1, 3, 4, 32)), "at least 8"),
         (lambda m: m.encode_image([]), "at least one tensor"),
+        (lambda m: m.encode_image([[1.0]]), "must be tensors"),
+        (lambda m: m.encode_image(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)), "floating-point tensor"),
         (lambda m: m.encode_video(pictures(1, 3, 32, 32)), r"\(B, T, 3, H, W\)"),
         (lambda m: m.encode_text(torch.zeros(1, 33, dtype=torch.long)), "n from 1 to 32"),
         (lambda m: m.tokenize([3]), "texts must be strings"),

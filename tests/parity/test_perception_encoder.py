@@ -73,6 +73,12 @@ def test_intermediates_equal_timm(tmp_path: Path) -> None:
     want = peer.forward_intermediates(x, indices=[0, 2], output_fmt="NCHW", intermediates_only=True)
     for got, expected in zip(ours.intermediates(x, [0, 2], layout="NCHW"), want, strict=True):
         close(got, expected, 2e-6)
+    want = peer.forward_intermediates(x, indices=2, output_fmt="NLC", return_prefix_tokens=True)
+    got = ours.forward_intermediates(x, indices=2, output_fmt="NLC", return_prefix_tokens=True)
+    close(got[0], want[0], 2e-6)
+    for (patches, prefix), (other_patches, other_prefix) in zip(got[1], want[1], strict=True):
+        close(patches, other_patches, 2e-6)
+        close(prefix, other_prefix, 2e-6)
 
 
 def test_tokenizer_equals_open_clip() -> None:

@@ -37,12 +37,19 @@ def test_text_and_towers_without_pooling(tmp_path: Path) -> None:
         percepta.export(spatial, tmp_path / "x.onnx", part="text")
 
 
-def test_a_file_that_differs_is_deleted(tmp_path: Path) -> None:
-    file = tmp_path / "broken.onnx"
-    file.write_bytes(b"x")
-    with pytest.raises(BadInput, match=r"differed from eager by 2\.0e-01"):
-        exporting._judge(exporting.ExportReport(file, {"(1,)": 0.2}, 1e-4))
-    assert not file.exists()
+def test_a_file_that_differs_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = exporting._difference
+    monkeypatch.setattr(exporting, "_difference", lambda s, module, x: compare(s, lambda y: 1.5 * module(y), x))
+    with pytest.raises(BadInput, match="differed from eager by"):
+        percepta.export(small("pe-core-t16-384", depth=1), tmp_path / "broken.onnx", part="text")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(BadInput, match="differed from eager by nan"):
+        exporting._judge(exporting.ExportReport(tmp_path / "x", {"a": 0.0, "b": float("nan")}, 1e-4))
+
+
+def test_other_precisions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="float32 model on the CPU"):
+        percepta.export(small("pe-core-t16-384", depth=1).bfloat16(), tmp_path / "x.onnx")
 
 
 def test_unknown_part() -> None:

@@ -67,6 +67,23 @@ def test_names_are_forgiving_and_unknown_ones_are_not() -> None:
         percepta.build("zzzzzzzz")
 
 
+def test_a_folder_does_not_shadow_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pe-core-t16-384").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert percepta.build("pe-core-t16-384", device="meta").name == "pe-core-t16-384"
+
+
+def test_damaged_files_and_odd_devices(tmp_path: Path) -> None:
+    header = b"{broken}"
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0" * 20)
+    with pytest.raises(CheckpointMismatch, match="damaged"):
+        percepta.load(tmp_path / "x.safetensors")
+    with pytest.raises(BadInput, match="device must be"):
+        percepta.build("pe-core-nano", device="nonsense")
+    with pytest.raises(BadInput, match="dtype must be one of"):
+        percepta.load("pe-core-nano", dtype=torch.int8)
+
+
 def test_overrides() -> None:
     model = percepta.build("pe-core-l14-336", device="meta", depth=4, text={"depth": 2})
     assert len(model.vision.blocks) == 4

@@ -40,9 +40,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         content: Any = _read_safetensors(file) if _is_safetensors(file) else _read_torch(file)
     except DAMAGE as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        hint = "it was refused, since it is damaged or holds more than tensors"
-        raise CheckpointMismatch(f"{file} ({reason})", hint=hint) from error
+        raise _damaged(file, error) from error
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -59,9 +57,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     file = find_file(path)
     if not _is_safetensors(file):
         return {}
-    with safe_open(file, framework="pt") as opened:
-        header = opened.metadata() or {}
-    return dict(json.loads(header["percepta"])) if "percepta" in header else {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = opened.metadata() or {}
+        return dict(json.loads(header["percepta"])) if "percepta" in header else {}
+    except DAMAGE as error:
+        raise _damaged(file, error) from error
 
 
 def write_safetensors(
@@ -109,6 +110,12 @@ def find_file(path: str | Path) -> Path:
         names = ", ".join(file.name for file in found[:5])
         raise BadInput(f"{str(path)!r} holds {len(found)} checkpoints ({names}); name one of them.")
     return found[0]
+
+
+def _damaged(file: Path, error: BaseException) -> CheckpointMismatch:
+    reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    hint = "it was refused, since it is damaged or holds more than tensors"
+    return CheckpointMismatch(f"{file} ({reason})", hint=hint)
 
 
 def _is_safetensors(file: Path) -> bool:

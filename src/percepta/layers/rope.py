@@ -11,6 +11,7 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode as _dispatch_mode
 
 BASE = 10_000.0
 
@@ -91,9 +92,10 @@ def grid_rotation(
 ) -> Tensor:
     """What `rotate` takes for a patch grid: complex numbers in eager mode (fastest), angles while tracing.
 
-    Eager tables are kept for the last 64 grids; the cache is read-only to its users and safe between threads.
+    Eager tables are kept for the last 64 grids; the cache is read-only to its users and safe between threads. Under a
+    dispatch mode (fake tensors, counting) nothing is kept, since what it makes may be no real tensor.
     """
-    if torch.compiler.is_compiling() or device is None or device.type == "meta":
+    if torch.compiler.is_compiling() or device is None or device.type == "meta" or _dispatch_mode() is not None:
         return grid_angles(rows, columns, head_dim, prefix, scale, device)
     return _cached_rotation(rows, columns, head_dim, prefix, scale, device)
 

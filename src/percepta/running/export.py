@@ -61,6 +61,9 @@ def export(
         import onnxscript  # noqa: F401 (torch needs it)
     except ImportError as error:
         raise MissingExtra("onnx, onnxscript and onnxruntime", "export", "export to ONNX") from error
+    weights = next(model.parameters())
+    if weights.dtype != torch.float32 or weights.device.type != "cpu":
+        raise BadInput(f"export needs a float32 model on the CPU; got {weights.dtype} on {weights.device}.")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     module, examples, shapes = _plan(model, part, dynamic_size)
@@ -76,6 +79,9 @@ def export(
             program.save(str(path))
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             differences = {str(tuple(x.shape)): _difference(session, module, x) for x in examples}
+    except BaseException:
+        _remove(path)
+        raise
     finally:
         model.train(trained)
     return _judge(ExportReport(path, differences, tolerance))
@@ -83,15 +89,19 @@ def export(
 
 def _judge(report: ExportReport) -> ExportReport:
     """The report, if the file equals eager; otherwise the file goes and the difference is told."""
-    worst = max(report.differences.values())
-    if worst <= report.tolerance:
+    if all(difference <= report.tolerance for difference in report.differences.values()):  # false for NaN
         return report
-    for leftover in (report.path, report.path.with_name(report.path.name + ".data")):
-        leftover.unlink(missing_ok=True)
+    _remove(report.path)
+    worst = max(report.differences.values(), key=lambda difference: (np.isnan(difference), difference))
     raise BadInput(
         f"{report.path} differed from eager by {worst:.1e} of the largest output, more than the {report.tolerance:.0e} "
         "allowed, and was deleted; pass a larger tolerance to keep such a file."
     )
+
+
+def _remove(path: Path) -> None:
+    for leftover in (path, path.with_name(path.name + ".data")):
+        leftover.unlink(missing_ok=True)
 
 
 def _plan(model: Any, part: str, dynamic_size: bool) -> tuple[nn.Module, list[Tensor], Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from percepta import catalog, checkpoints
-from percepta.errors import BadInput, nearest, one_of
+from percepta.errors import BadInput, UnknownModel, nearest, one_of
 from percepta.media import Preprocess
 from percepta.running.hub import fetch
 
@@ -43,14 +43,14 @@ def load(
 
     Raises: UnknownModel, MissingWeights, CheckpointMismatch (nothing is ever loaded in part), BadInput.
     """
-    name = str(name)
+    name, place = str(name), as_device(device)
     family, settings, card = _look_up(name)
     if weights is None:
         weights = name if card is None else card.packaged_file or fetch(card)
     model = _construct(family, _configure(family, settings, overrides), "meta")
     fill(model, weights)
     _finish(model, name, card.preprocess if card else {})
-    return model.to(device=torch.device(device), dtype=as_dtype(dtype) or torch.float32).eval()
+    return model.to(device=place, dtype=as_dtype(dtype) or torch.float32).eval()
 
 
 def build(name: str, device: str | torch.device = "cpu", **overrides: Any) -> Any:
@@ -64,7 +64,7 @@ def build(name: str, device: str | torch.device = "cpu", **overrides: Any) -> An
     Raises: UnknownModel, BadInput for an unknown field or an impossible value.
     """
     family, settings, card = _look_up(name)
-    model = _construct(family, _configure(family, settings, overrides), device)
+    model = _construct(family, _configure(family, settings, overrides), as_device(device))
     _finish(model, name, card.preprocess if card else {})
     return model
 
@@ -120,20 +120,41 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise one_of("dtype", dtype, ("float32", "bfloat16", "float16", "float64"))
         return found
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise one_of("dtype", dtype, ("float32", "bfloat16", "float16", "float64"))
     return dtype
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """A torch device from its name. Raises BadInput for one that torch does not know or this machine lacks."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise BadInput(f"device must be cpu, cuda, cuda:1, mps or meta, and at hand; got {device!r}.") from error
+    return found
 
 
 def _look_up(name: str) -> tuple[str, dict[str, Any], catalog.Card | None]:
     """Family, config settings and card of a name, or of a native file."""
-    if Path(name).expanduser().exists():
+    if _is_file_name(name):
         metadata = checkpoints.read_metadata(name)
-        if metadata.get("family") not in FAMILIES:
+        if metadata.get("family") not in FAMILIES or "config" not in metadata:
             raise BadInput(f"{name!r} does not say what model it holds; pass a model's name and weights={name!r}.")
         if metadata.get("schema", 0) > SCHEMA:
             raise BadInput(f"{name!r} has schema {metadata['schema']}, written by a newer version; update percepta.")
         return metadata["family"], dict(metadata["config"]), None
     card = catalog.describe(name)
     return card.family, dict(card.config), card
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a name means a file or folder: a card's name never does, whatever lies in the working directory."""
+    try:
+        catalog.describe(name)
+    except UnknownModel:
+        return Path(name).expanduser().exists()
+    return False
 
 
 def _configure(family: str, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:

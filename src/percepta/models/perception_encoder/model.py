@@ -109,16 +109,14 @@ class PerceptionEncoder(nn.Module):
         return torch.tensor(ids, dtype=torch.int64, device=self.logit_scale.device)
 
     def intermediates(
-        self, x: Pictures, layers: Sequence[int], layout: str = "NLC", norm: bool = False, prefix: bool = False
+        self, x: Pictures, layers: int | Sequence[int], layout: str = "NLC", norm: bool = False, prefix: bool = False
     ) -> list[Any]:
         """Patch features of the vision tower; see `VisionTower.intermediates`."""
         return self.vision.intermediates(x, layers, layout, norm, prefix)
 
-    def forward_intermediates(
-        self, x: Tensor, indices: Sequence[int] | None = None, output_fmt: str = "NCHW", norm: bool = False
-    ) -> list[Tensor]:
-        """timm's name for `intermediates`."""
-        return self.vision.forward_intermediates(x, indices, output_fmt, norm)
+    def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None, **options: Any) -> Any:
+        """timm's name for `intermediates`; see `VisionTower.forward_intermediates`."""
+        return self.vision.forward_intermediates(x, indices, **options)
 
     def truncated(self, layer: int) -> PerceptionEncoder:
         """The model with the vision blocks up to and including `layer`; it shares its parameters with this one."""

@@ -26,8 +26,10 @@ from percepta.layers import (
     Shorten,
     Tokens,
     grid_angles,
+    grid_positions,
     grid_rotation,
     resize_positions,
+    rope_angles,
 )
 from percepta.models.perception_encoder.config import PerceptionEncoderConfig
 
@@ -77,14 +79,8 @@ class VisionTower(nn.Module):
         pooled = self._pool(normed)
         return pooled @ self.projection if self.config.output_dim is not None else pooled
 
-    def features(self, x: Tensor, layer: int = -1, norm: bool = False, strip_class_token: bool = False) -> Tensor:
-        """All tokens (B, N, width) after one block, class token first; the final norm only if asked."""
-        (tokens,), _ = self._run(x, [layer])
-        tokens = self._strip(tokens, strip_class_token and not norm)
-        return self._strip(tokens._replace(x=self.norm_post(tokens.x)), strip_class_token).x if norm else tokens.x
-
     def intermediates(
-        self, x: Pictures, layers: Sequence[int], layout: str = "NLC", norm: bool = False, prefix: bool = False
+        self, x: Pictures, layers: int | Sequence[int], layout: str = "NLC", norm: bool = False, prefix: bool = False
     ) -> list[Any]:
         """Patch features after any set of blocks, from one pass that stops at the last of them.
 
@@ -97,29 +93,47 @@ class VisionTower(nn.Module):
 
         Raises: BadInput for a layer out of range, an unknown layout, or a prefix in a map.
         """
-        if layout not in LAYOUTS:
-            raise one_of("layout", layout, LAYOUTS)
         if prefix and layout != "NLC":
             raise BadInput(f"prefix=True needs layout='NLC', since a map has no place for it; got {layout!r}.")
         if not isinstance(x, Tensor):
             groups = _by_size(x, lambda group: self.intermediates(group, layers, layout, norm, prefix), False)
             return [list(entry) for entry in zip(*groups, strict=True)]
-        outputs, (rows, columns) = self._run(x, layers)
+        outputs, grid = self._run(x, [layers] if isinstance(layers, int) else layers)
         results = []
         for tokens in outputs:
             values = self.norm_post(tokens.x) if norm else tokens.x
-            values = values if prefix else values[:, self.config.prefix :]
-            if layout != "NLC":
-                values = values.unflatten(1, (rows, columns))
-                values = values.permute(0, 3, 1, 2) if layout == "NCHW" else values
-            results.append(values)
+            results.append(values if prefix else self._arranged(values[:, self.config.prefix :], grid, layout))
         return results
 
     def forward_intermediates(
-        self, x: Tensor, indices: Sequence[int] | None = None, output_fmt: str = "NCHW", norm: bool = False
-    ) -> list[Tensor]:
-        """timm's name for `intermediates`; all layers when `indices` is None."""
-        return self.intermediates(x, range(self.config.depth) if indices is None else indices, output_fmt, norm)
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """`intermediates` under timm's name, arguments and results.
+
+        Args:
+            indices: block indices, the last n blocks for a number n, or all.
+            return_prefix_tokens: give pairs (patches, prefix tokens).
+            stop_early: with `intermediates_only`, what always happens here: no block after the last wanted one runs.
+            output_fmt: "NCHW" or "NLC".
+            intermediates_only: give the list alone, not (tokens after the last block and norm, the list).
+        """
+        count = self.config.depth if indices is None else indices
+        wanted = range(-count, 0) if isinstance(count, int) else count
+        last = [] if intermediates_only else [-1]
+        outputs, grid = self._run(x, [*wanted, *last])
+        found: list[Any] = []
+        for tokens in outputs[: len(wanted)]:
+            values = self.norm_post(tokens.x) if norm else tokens.x
+            patches = self._arranged(values[:, self.config.prefix :], grid, output_fmt)
+            found.append((patches, values[:, : self.config.prefix]) if return_prefix_tokens else patches)
+        return found if intermediates_only else (self.norm_post(outputs[-1].x), found)
 
     def truncated(self, layer: int) -> VisionTower:
         """A tower of the blocks up to and including `layer`; it shares its parameters with this one."""
@@ -159,6 +173,8 @@ class VisionTower(nn.Module):
         config, patch = self.config, self.config.patch_size
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] < patch or x.shape[3] < patch:
             raise wrong_shape("pictures", x.shape, f"(B, 3, H, W) with H and W of at least {patch}")
+        if not x.is_floating_point():
+            raise BadInput(f"pictures must be a floating-point tensor, as model.preprocess gives; got {x.dtype}.")
         maps = self.patches(x)
         rows, columns = maps.shape[-2:]
         tokens = maps.flatten(2).transpose(1, 2)
@@ -176,20 +192,35 @@ class VisionTower(nn.Module):
         if not wanted:
             raise BadInput("layers must name at least one block; got none.")
         x, (rows, columns) = self.embed(x)
-        rotation = None
+        head_dim, scale = self.config.width // self.config.heads, self._scale(rows, columns)
+        rotation, places, tokens, kept = None, None, Tokens(x), {}
         if self.config.rope:
-            head_dim = self.config.width // self.config.heads
-            rotation = grid_rotation(rows, columns, head_dim, self.config.prefix, self._scale(rows, columns), x.device)
-        tokens, kept = Tokens(x), {}
+            rotation = grid_rotation(rows, columns, head_dim, self.config.prefix, scale, x.device)
+            if shorten is not None:  # merged tokens take their place along
+                patches = grid_positions(rows, columns, float(self.config.class_token), scale, x.device)
+                places = torch.cat([patches.new_zeros(self.config.prefix, 2), patches]).expand(len(x), -1, -1)
+                tokens = Tokens(x, position=places)
         for index in range(max(wanted) + 1):
             policy = shorten[index] if shorten is not None else None
             if self.gradient_checkpointing and self.training:
                 tokens = checkpoint(self.blocks[index], tokens, rotation, policy, use_reentrant=False)
             else:
                 tokens = self.blocks[index](tokens, rotation, policy)
+            if tokens.position is not None and tokens.position is not places:
+                places = tokens.position
+                rotation = rope_angles(places, head_dim)
             if index in wanted:
                 kept[index] = tokens
         return [kept[index] for index in wanted], (rows, columns)
+
+    def _arranged(self, patches: Tensor, grid: tuple[int, int], layout: str) -> Tensor:
+        """(B, N, D) patches in a layout."""
+        if layout not in LAYOUTS:
+            raise one_of("layout", layout, LAYOUTS)
+        if layout == "NLC":
+            return patches
+        maps = patches.unflatten(1, grid)
+        return maps.permute(0, 3, 1, 2) if layout == "NCHW" else maps
 
     def _scale(self, rows: int, columns: int) -> tuple[float, float]:
         if self.config.position_rule == "official":
@@ -233,6 +264,8 @@ def _by_size(pictures: Sequence[Tensor], run: Callable[[Tensor], Any], stack: bo
         raise BadInput("pictures must hold at least one tensor (3, H, W); got an empty sequence.")
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, picture in enumerate(pictures):
+        if not isinstance(picture, Tensor):
+            raise BadInput(f"pictures of a sequence must be tensors (3, H, W); got {type(picture).__name__}.")
         if picture.ndim != 3:
             raise wrong_shape("a picture of a sequence", picture.shape, "(3, H, W)")
         groups.setdefault(tuple(picture.shape), []).append(index)

@@ -213,3 +213,10 @@ def test_starting_afresh_ignores_the_saved_state(tmp_path: Path, cifar: Path) ->
     again = run(recipe(tmp_path, cifar, steps=6, decay=0), model=model(), resume=False)
     assert again.step == 6
     assert max(row["step"] for row in read_records(tmp_path)) == 6
+
+
+def test_another_recipe_does_not_go_on_with_a_run(tmp_path: Path, cifar: Path) -> None:
+    run(recipe(tmp_path, cifar, steps=4), model=model())
+    with pytest.raises(BadInput, match=r"another recipe \(batch_size, seed differ\)"):
+        run(recipe(tmp_path, cifar, steps=8, batch_size=8, seed=1), model=model())
+    assert run(recipe(tmp_path, cifar, steps=8, log_every=1), model=model()).step == 8  # longer is allowed

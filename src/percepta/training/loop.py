@@ -8,6 +8,7 @@ for bit on a CPU, as one that was not.
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 import time
@@ -207,6 +208,11 @@ class _Run:
         if not path.is_file():
             return 0
         header = self.state.restore(path)
+        if changed := changed_fields(header.get("recipe", {}), asdict(self.recipe)):
+            raise BadInput(
+                f"{self.recipe.folder} holds a run of another recipe ({', '.join(changed[:5])} differ); choose another "
+                "folder for out, or begin anew with --overwrite."
+            )
         self.losses = [torch.tensor(loss, device=self.fabric.device) for loss in header.get("losses", ())]
         return int(header["step"])
 
@@ -217,6 +223,23 @@ class _Run:
             save(model, path)
         else:
             write_safetensors(path, model.state_dict(), {"step": step})
+
+
+MAY_CHANGE = ("out", "steps", "threads", "log_every", "save_every", "evaluate_every", "workers", "ahead", "path")
+
+
+def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of recipe fields that decide the weights and differ; lengths, places and intervals may change."""
+    changed: list[str] = []
+    for name in dict.fromkeys([*before, *now]):
+        if name in MAY_CHANGE:
+            continue
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changed += changed_fields(old, new, f"{prefix}{name}.")
+        elif json.dumps(old) != json.dumps(new):  # what was saved went through JSON, which knows no tuples
+            changed.append(prefix + name)
+    return changed
 
 
 def _due(step: int, interval: int) -> bool:

@@ -216,7 +216,7 @@ def test_starting_afresh_ignores_the_saved_state(tmp_path: Path, cifar: Path) ->
 
 
 def test_another_recipe_does_not_go_on_with_a_run(tmp_path: Path, cifar: Path) -> None:
-    run(recipe(tmp_path, cifar, steps=4), model=model())
+    run(recipe(tmp_path, cifar, steps=6), model=model())
     with pytest.raises(BadInput, match=r"another recipe \(batch_size, seed differ\)"):
         run(recipe(tmp_path, cifar, steps=8, batch_size=8, seed=1), model=model())
     assert run(recipe(tmp_path, cifar, steps=8, log_every=1), model=model()).step == 8  # longer is allowed

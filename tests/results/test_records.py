@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,8 +62,24 @@ def test_hits() -> None:
     assert hits[0].score == 0.9
     assert hits.source == hits.query
     assert len(hits.above(0.5)) == 2
-    assert through_json(hits)["hits"][2] == {"source": "0.jpg", "score": 0.1}  # type: ignore[index]
+    plain = {"source": "0.jpg", "score": 0.1, "probability": None, "start": None, "end": None}
+    assert through_json(hits)["hits"][2] == plain  # type: ignore[index]
     assert "best '1.jpg'" in repr(hits)
+    assert (hits.answer, len(hits.likely), len(hits.possible)) == ("uncalibrated", 0, 0)
+
+
+def test_how_sure_hits_are() -> None:
+    sure = Hit("clip.mp4", 0.5, 0.9, 41.0, 47.5)
+    found = Hits("boat", (sure, Hit("a", 0.4, 0.5), Hit("b", 0.3, 0.2), Hit("c", 0.2, 0.01)), "cosine", "x", 2, 1)
+    assert [hit.source for hit in found.likely] == ["clip.mp4", "a"]
+    assert [hit.source for hit in found.possible] == ["b"]
+    assert found.answer == found[:1].answer == "2 likely, 1 possible, nothing else"
+    assert replace(found, possible_count=0).answer == "2 likely, nothing else"
+    assert replace(found, likely_count=0).answer == "nothing likely, 1 possible"
+    assert replace(found, likely_count=0, possible_count=0).answer == "nothing above chance"
+    assert sure.moment == "00:41-00:47"
+    assert Hit("long.mp4", 0.5, None, 3600.0, 3725.0).moment == "1:00:00-1:02:05"
+    assert found[1].moment is None
 
 
 def test_vectors() -> None:

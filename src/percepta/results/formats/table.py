@@ -36,6 +36,9 @@ def rows(result: Labels | Hits | Boxes | Tracks | Failure) -> list[Row]:
                 "source": hit.source,
                 "score": hit.score,
                 "score_kind": result.score_kind,
+                "probability": hit.probability,
+                "start": hit.start,
+                "end": hit.end,
             }
             for rank, hit in enumerate(result, start=1)
         ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,10 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     from percepta.tasks.evaluate import PROTOCOLS
 
-    monkeypatch.setitem(PROTOCOLS, "scenes-retrieval", lambda: scenes_retrieval_protocol(12, 32))
-    monkeypatch.setitem(PROTOCOLS, "scenes-hard-negatives", lambda: scenes_hard_negatives_protocol(12, 32))
+    for make in (scenes_retrieval_protocol, scenes_hard_negatives_protocol):
+        small = partial(make, 12, 32)
+        name = small().name
+        monkeypatch.setitem(PROTOCOLS, name, replace(PROTOCOLS[name], make=small))
 
 
 def test_table_says_all_that_a_figure_needs(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:

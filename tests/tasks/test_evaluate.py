@@ -21,7 +21,8 @@ from percepta.evaluation import (
 )
 from percepta.running.progress import Progress
 from percepta.tasks.encoder import Encoder
-from percepta.tasks.evaluate import GROUPS, PROTOCOLS, _Batches, evaluate, protocols_of
+from percepta.tasks.evaluate import GROUPS, PROTOCOLS, evaluate, protocols_of
+from percepta.tasks.evaluating.batches import Batches
 
 SMALL = {"depth": 1, "text": {"depth": 1}, "image_size": 32}
 
@@ -48,20 +49,31 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_names_groups_and_own_settings() -> None:
-    assert [protocol.name for protocol in protocols_of("nano")] == list(PROTOCOLS) == list(GROUPS["all"])
+    assert [protocol.name for protocol in protocols_of("nano")] == list(GROUPS["nano"])
     assert protocols_of(["scenes-retrieval", "nano"])[0].name == "scenes-retrieval"
-    assert len(protocols_of(["scenes-retrieval", "all", "nano"])) == 4
+    assert len(protocols_of(["scenes-retrieval", "nano", "nano"])) == 4
     both = protocols_of(["scenes-retrieval", scenes_retrieval_protocol(50)])
     assert [protocol.settings["count"] for protocol in both] == [1000, 50]
-    for name, make in PROTOCOLS.items():
-        assert make().name == name
+    for name, evaluator in PROTOCOLS.items():
+        assert evaluator.make().name == name
+        assert evaluator.line
+
+
+def test_settings_are_replaced_where_they_are_known() -> None:
+    names = ["cifar10-zero-shot", "scenes-retrieval"]
+    photographs, scenes = protocols_of(names, {"count": 50, "templates": ("{}",)})
+    assert (photographs.settings["templates"], scenes.settings["count"]) == (("{}",), 50)
+    assert "count" not in photographs.settings
+    assert scenes.hash == scenes_retrieval_protocol(50).hash
+    with pytest.raises(BadInput, match=r"setting of scenes-retrieval must be one of .*did you mean 'count'"):
+        protocols_of("scenes-retrieval", {"counts": 50})
 
 
 def test_callables_are_the_models_own(model) -> None:
     random = np.random.default_rng(0)
     pictures = random.integers(0, 256, (5, 48, 48, 3), dtype=np.uint8)
     videos = random.integers(0, 256, (3, 4, 32, 32, 3), dtype=np.uint8)
-    batches = _Batches(Encoder(model), 2)
+    batches = Batches(Encoder(model), 2)
     with torch.inference_mode():
         prepared = torch.stack([model.preprocess(Image.fromarray(picture)) for picture in pictures])
         frames = torch.stack([model.preprocess.video(list(video), 4) for video in videos])

@@ -119,6 +119,11 @@ class VideoReader:
         return float(self.timestamps[-1]) + 1 / self.rate
 
     @property
+    def lost(self) -> int:
+        """Frames that the file declares but that cannot be read, as in one that was cut; 0 where it declares none."""
+        return max(0, int(self._stream.frames or 0) - self.frames)
+
+    @property
     def size(self) -> tuple[int, int]:
         """(width, height) as seen, rotation applied, as PIL gives it."""
         if self._size is None:
@@ -137,8 +142,8 @@ class VideoReader:
         """
         wanted = [self._checked(index) for index in indices]
         found: dict[int, Image.Image] = {}
-        for index, frame in self._walk(sorted(set(wanted))):
-            found[index] = _picture(frame)
+        for index, frame in self.walk(sorted(set(wanted))):
+            found[index] = as_picture(frame)
         return [found[index] for index in wanted]
 
     def iterate(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Image.Image]:
@@ -150,8 +155,8 @@ class VideoReader:
         if step < 1 or start < 0:
             raise out_of_range("start and step", (start, step), "0 or more, and 1 or more", owner="iterate")
         end = self.frames if stop is None else min(stop if stop >= 0 else self.frames + stop, self.frames)
-        for _, frame in self._walk(range(start, end, step)):
-            yield _picture(frame)
+        for _, frame in self.walk(range(start, end, step)):
+            yield as_picture(frame)
 
     def close(self) -> None:
         """Close the file."""
@@ -265,8 +270,14 @@ class VideoReader:
 
     # Walking
 
-    def _walk(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """(index, decoded frame) for increasing frame numbers; seeks where that saves decoding."""
+    def walk(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """(number, PyAV's frame) for increasing frame numbers; seeks where that saves decoding.
+
+        For those who look at far more frames than they keep; `as_picture` makes a picture of one.
+
+        Raises:
+            BadMedia: nothing can be decoded.
+        """
         if not self._plan.pts:
             yield from self._count_through(wanted)
             return
@@ -446,8 +457,8 @@ def _video_stream(container: Any, name: str) -> Any:
     return stream
 
 
-def _picture(frame: Any) -> Image.Image:
-    """The frame as an upright RGB picture."""
+def as_picture(frame: Any) -> Image.Image:
+    """A decoded frame as an upright RGB picture."""
     picture: Image.Image = frame.to_image()
     turn = _TURNS.get(round(frame.rotation / 90) * 90 % 360)
     return picture if turn is None else picture.transpose(turn)

@@ -50,8 +50,8 @@ class ShardIndex:
         return Sample(key, picture, caption)
 
 
-def index_shard(path: Path) -> ShardIndex:
-    """Index of a tar file from its headers; members without a partner are left out.
+def members_of(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """Sample keys to suffixes to (offset, size) of a tar file, from its headers; every picture suffix is "picture".
 
     Raises:
         BadMedia: not a readable tar file.
@@ -67,8 +67,19 @@ def index_shard(path: Path) -> ShardIndex:
                     places.setdefault(f"{folder}/{stem}", {})[kind] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         raise BadMedia(f"{path} must be a tar file of pictures and texts; {error}.") from error
+    return places
+
+
+def index_shard(path: Path) -> ShardIndex:
+    """Index of a tar file from its headers; members without a partner are left out.
+
+    Raises:
+        BadMedia: not a readable tar file.
+    """
     entries = tuple(
-        (key, *kinds["picture"], *kinds["txt"]) for key, kinds in places.items() if {"picture", "txt"} <= set(kinds)
+        (key, *kinds["picture"], *kinds["txt"])
+        for key, kinds in members_of(path).items()
+        if {"picture", "txt"} <= set(kinds)
     )
     return ShardIndex(path, entries)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from percepta.errors import BadInput
 from percepta.evaluation.metrics import LEVEL, RESAMPLES, Points, bootstrap_interval
+from percepta.results import Failure
 
 SCHEMA = 1
 
@@ -115,6 +116,10 @@ class Evaluation:
         details: JSON-ready facts that are no settings: the generator's version and fingerprint, the range of the
             seeds, a hash of the data.
         model: whose figures these are; the tasks fill it in (name, weights, preprocessing).
+        tables: JSON-ready facts that are too long for a line and good for a picture: "confusion" ({"names", "counts"},
+            true classes in rows), "classes" (a list of {"name", "value", "interval", "count"}), "layers" ({"layers",
+            "measures": {name: [[value, low, high], ...]}}).
+        failures: inputs that could not be read; the figures are over the others.
     """
 
     protocol: Protocol
@@ -122,6 +127,8 @@ class Evaluation:
     baselines: tuple[Baseline, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
 
     def __getitem__(self, name: str) -> Measure:
         """The measure of that name; KeyError for another."""
@@ -137,6 +144,8 @@ class Evaluation:
             "measures": [measure.to_dict() for measure in self.measures],
             "baselines": [baseline.to_dict() for baseline in self.baselines],
             "details": dict(self.details),
+            "tables": dict(self.tables),
+            "failures": [failure.to_dict() for failure in self.failures],
         }
 
 

@@ -33,8 +33,9 @@ from percepta.datasets.scenes import (
 from percepta.datasets.scenes.baselines import attribute_score
 from percepta.datasets.scenes.clips import plan_clip
 from percepta.datasets.scenes.pictures import plan_scene
-from percepta.evaluation.metrics import choices, dual_softmax, hits_at_k, same
+from percepta.evaluation.metrics import choices, hits_at_k, same
 from percepta.evaluation.protocols import Baseline, Evaluation, Measure, Protocol, measured
+from percepta.evaluation.retrieval import both_ways
 from percepta.evaluation.zero_shot import unit
 from percepta.media import sample_frames
 
@@ -95,7 +96,7 @@ def evaluate_scenes_retrieval(
     objects = [plan_scene(seed, config).objects for seed in seeds]
     return Evaluation(
         protocol,
-        _both_ways((texts @ pictures.T).numpy(), batch.captions, "picture", protocol.settings["ranks"]),
+        _recalls((texts @ pictures.T).numpy(), batch.captions, "picture", protocol),
         _bag_both_ways(batch.captions, objects, "picture"),
         _details(seeds),
     )
@@ -159,7 +160,7 @@ def evaluate_scenes_video_retrieval(
     scores = (unit(encode_text(captions)) @ encode_video(frames).float().T).numpy()
     return Evaluation(
         protocol,
-        _both_ways(scores, captions, "clip", settings["ranks"]),
+        _recalls(scores, captions, "clip", protocol),
         _bag_both_ways(captions, [plan.choreography.objects for plan in plans], "clip"),
         _details(seeds),
     )
@@ -202,19 +203,9 @@ def _scenes_of(protocol: Protocol) -> tuple[NDArray[np.int64], SceneConfig]:
     return distinct_scenes(settings["first seed"], settings["count"], config), config
 
 
-def _both_ways(scores: np.ndarray, captions: Sequence[str], thing: str, ranks: Sequence[int]) -> tuple[Measure, ...]:
-    """Measures of a matrix (texts, things), one caption per thing; the plain recalls at 1 are the headlines."""
-    positives = same(captions, captions)
-    chance = positives.sum(axis=1).mean() / len(captions)
-    found = []
-    for suffix, weigh in (("", None), (" with dual softmax", dual_softmax)):
-        for way, table in ((f"text to {thing}", scores), (f"{thing} to text", scores.T)):
-            weighed = table if weigh is None else weigh(table)
-            for rank in ranks:
-                points = hits_at_k(weighed, positives, rank)
-                headline = weigh is None and rank == 1
-                found.append(measured(f"{way} R@{rank}{suffix}", points, float(min(rank * chance, 1)), headline))
-    return tuple(found)
+def _recalls(scores: np.ndarray, captions: Sequence[str], thing: str, protocol: Protocol) -> tuple[Measure, ...]:
+    """Of a matrix (texts, things), one caption per thing."""
+    return both_ways(scores, same(captions, captions), thing, protocol.settings["ranks"])
 
 
 def _bag_both_ways(

@@ -1,11 +1,14 @@
 """Evaluation: metrics as pure functions, protocols that take callables and say exactly what they measured.
 
-Order of reading: metrics, zero_shot, protocols, then one file per data set: cifar, scenes.
+Order of reading: metrics, probes, zero_shot, protocols, then what is measured: classification, retrieval and probing of
+any pictures; cifar and scenes.
 """
 
 from __future__ import annotations
 
 from percepta.evaluation.cifar import cifar10_protocol, evaluate_cifar10
+from percepta.evaluation.classification import evaluate_zero_shot, zero_shot_protocol
+from percepta.evaluation.encoding import Encoded, EncodePictures
 from percepta.evaluation.metrics import (
     bootstrap_interval,
     choice_accuracy,
@@ -16,7 +19,16 @@ from percepta.evaluation.metrics import (
     same,
     top_k_accuracy,
 )
+from percepta.evaluation.probes import Probe, knn_votes, linear_probe, ridge_probe, split_by_class
+from percepta.evaluation.probing import (
+    divided,
+    evaluate_probe,
+    knn_protocol,
+    linear_probe_protocol,
+    ridge_probe_protocol,
+)
 from percepta.evaluation.protocols import Baseline, Evaluation, Measure, Protocol
+from percepta.evaluation.retrieval import evaluate_retrieval, retrieval_protocol
 from percepta.evaluation.scenes import (
     attribute_scores,
     evaluate_scenes_hard_negatives,
@@ -30,8 +42,11 @@ from percepta.evaluation.zero_shot import classifier, predict
 
 __all__ = [
     "Baseline",
+    "EncodePictures",
+    "Encoded",
     "Evaluation",
     "Measure",
+    "Probe",
     "Protocol",
     "attribute_scores",
     "bootstrap_interval",
@@ -39,17 +54,30 @@ __all__ = [
     "choices",
     "cifar10_protocol",
     "classifier",
+    "divided",
     "dual_softmax",
     "evaluate_cifar10",
+    "evaluate_probe",
+    "evaluate_retrieval",
     "evaluate_scenes_hard_negatives",
     "evaluate_scenes_retrieval",
     "evaluate_scenes_video_retrieval",
+    "evaluate_zero_shot",
     "hits_at_k",
+    "knn_protocol",
+    "knn_votes",
+    "linear_probe",
+    "linear_probe_protocol",
     "predict",
     "recall_at_k",
+    "retrieval_protocol",
+    "ridge_probe",
+    "ridge_probe_protocol",
     "same",
     "scenes_hard_negatives_protocol",
     "scenes_retrieval_protocol",
     "scenes_video_retrieval_protocol",
+    "split_by_class",
     "top_k_accuracy",
+    "zero_shot_protocol",
 ]

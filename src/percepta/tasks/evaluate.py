@@ -16,11 +16,16 @@ from torch import nn
 
 from percepta.errors import BadInput, one_of, out_of_range
 from percepta.evaluation import Evaluation, Protocol
+from percepta.running.feed import ON_ERROR
 from percepta.running.loading import load
 from percepta.running.progress import Progress
 from percepta.tasks.encoder import NANO, Encoder
 from percepta.tasks.evaluating.batches import Batches
 from percepta.tasks.evaluating.table import GROUPS, PROTOCOLS, Data
+from percepta.tasks.prompts import class_names, templates_of
+
+RESOLVED: dict[str, Callable[[Any], Any]] = {"templates": templates_of, "classes": class_names}
+"""Settings that may be given by a name, and what they become before the protocol is hashed."""
 
 
 def evaluate(
@@ -33,6 +38,7 @@ def evaluate(
     batch_size: int = 64,
     progress: Callable[[str], Progress] | None = None,
     settings: Mapping[str, Any] | None = None,
+    on_error: str = "collect",
 ) -> Iterator[Evaluation]:
     """The figures of each protocol, as they are made.
 
@@ -46,13 +52,17 @@ def evaluate(
         batch_size: pictures, frames or texts at once, 1 or more.
         progress: makes the Progress of a piece of work from its name, such as the class itself; None keeps silent.
         settings: of the protocols given by name, to be replaced: such as {"layers": [3, -1]}. Each must be a setting
-            of one of them.
+            of one of them. Templates may be named as for `classify`, classes "imagenet" or by a file of names.
+        on_error: "collect" leaves out pictures of the data that cannot be read (see `failures` of each evaluation),
+            "raise" raises BadMedia for the first.
 
     Raises:
         BadInput: an unknown protocol or setting, no data where they are needed, weights beside a loaded model, a model
             without words, a batch size below 1. BadMedia: the data cannot be read. UnknownModel, MissingWeights,
             CheckpointMismatch.
     """
+    if on_error not in ON_ERROR:
+        raise one_of("on_error", on_error, ON_ERROR)
     chosen = protocols_of(protocols, settings)
     if batch_size < 1:
         raise out_of_range("batch_size", batch_size, "1 or more", "evaluate")
@@ -68,7 +78,7 @@ def evaluate(
     encoder = Encoder(model, device, dtype)
     if any(PROTOCOLS[protocol.name].words for protocol in chosen):
         encoder.need_words("evaluate")
-    batches = Batches(encoder, batch_size, progress)
+    batches = Batches(encoder, batch_size, progress, on_error)
     return _run(chosen, batches, places, "" if weights is None else Path(weights).name)
 
 
@@ -79,6 +89,10 @@ def protocols_of(
 
     Raises: BadInput for an unknown name, none, or a setting that none of those given by name has.
     """
+    wanted = {
+        key: RESOLVED[key](value) if key in RESOLVED and value is not None else value
+        for key, value in (settings or {}).items()
+    }
     given = [protocols] if isinstance(protocols, str | Protocol) else list(protocols)
     found: dict[str, Protocol] = {}
     known: set[str] = set()
@@ -92,12 +106,12 @@ def protocols_of(
         for single in GROUPS.get(name, (name,)):
             made = PROTOCOLS[single].make()
             known |= set(made.settings)
-            replaced = {key: value for key, value in (settings or {}).items() if key in made.settings}
+            replaced = {key: value for key, value in wanted.items() if key in made.settings}
             made = replace(made, settings={**made.settings, **replaced})
             found.setdefault(made.hash, made)
     if not found:
         raise BadInput(f"evaluate needs a protocol: {', '.join((*PROTOCOLS, *GROUPS))}; got none.")
-    for key in settings or {}:
+    for key in wanted:
         if key not in known:
             raise one_of("setting", key, sorted(known), owner=", ".join(one.name for one in found.values()))
     return tuple(found.values())
@@ -124,4 +138,5 @@ def _run(protocols: Sequence[Protocol], batches: Batches, data: Data, weights: s
         began = time.perf_counter()
         found = PROTOCOLS[protocol.name].run(protocol, batches, data)
         seconds = round(time.perf_counter() - began, 1)
-        yield replace(found, model=described, details={**found.details, "seconds": seconds})
+        failed = {"left out": f"{len(found.failures)} that cannot be read"} if found.failures else {}
+        yield replace(found, model=described, details={**found.details, **failed, "seconds": seconds})

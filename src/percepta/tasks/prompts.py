@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ ACTIONS = tuple(
     for person in ("a", "the")
     for verb in ("", *(f"{verb} " for verb in _VERBS))
 )
-SETS = ("default", "plain", "imagenet", "kinetics", "ucf101")
+SETS = ("default", "plain", "none", "imagenet", "kinetics", "ucf101")
 NEUTRAL = (
     "a photo.", "a picture.", "an image.", "a photo of something.", "a picture of something else.", "some thing.",
     "a scene.", "a background.", "a texture.", "nothing in particular.",
@@ -52,7 +53,7 @@ def templates_of(templates: str | Sequence[str] | None) -> tuple[str, ...]:
     if templates is None:
         return DEFAULT
     if isinstance(templates, str) and "{}" not in templates:
-        named = {"default": DEFAULT, "plain": PLAIN, "kinetics": KINETICS, "ucf101": ACTIONS}
+        named = {"default": DEFAULT, "plain": PLAIN, "none": PLAIN, "kinetics": KINETICS, "ucf101": ACTIONS}
         if templates == "imagenet":
             return _imagenet()
         if templates not in named:
@@ -126,15 +127,46 @@ def background(encoder: Encoder) -> Tensor:
     return torch.nn.functional.normalize(encoder.words(NEUTRAL).mean(dim=0, keepdim=True), dim=-1)
 
 
+def class_names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Names of classes in the order of their labels: "imagenet" (OpenAI's 1,000), a file of one a line, or themselves.
+
+    Lines may be "key<TAB>name" to name classes in any order. Unlike labels, names may come twice: two of ImageNet's do.
+
+    Raises: BadInput for no such file, or no name in it.
+    """
+    if given == "imagenet":
+        return tuple(_open_clip_metadata("the class names called imagenet").IMAGENET_CLASSNAMES)
+    if not isinstance(given, str | Path):
+        return tuple(given)
+    path = Path(given).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise BadInput(
+            f"classes must be imagenet or a file of one name a line; {str(path)!r} cannot be read: {reason}."
+        ) from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise BadInput(f"the file of class names {str(path)!r} holds none; write one a line.")
+    return names
+
+
 def _imagenet() -> tuple[str, ...]:
-    """The 80 published ImageNet templates, as open_clip ships them (that one module alone is loaded)."""
+    """The 80 published ImageNet templates."""
+    module = _open_clip_metadata("the set of templates called imagenet")
+    return tuple(template("{}") for template in module.OPENAI_IMAGENET_TEMPLATES)
+
+
+def _open_clip_metadata(purpose: str) -> Any:
+    """Templates and class names as open_clip ships them (that one module alone is loaded)."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
-        raise MissingExtra("open_clip_torch", "train", "the set of templates called imagenet")
+        raise MissingExtra("open_clip_torch", "train", purpose)
     file = Path(package.origin).with_name("zero_shot_metadata.py")
     spec = importlib.util.spec_from_file_location("percepta._open_clip_templates", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return tuple(template("{}") for template in module.OPENAI_IMAGENET_TEMPLATES)
+    return module

@@ -22,11 +22,13 @@ class Batches:
         encoder: the model.
         size: pictures, frames or texts at once.
         progress: makes the Progress of a piece of work from its name; None keeps silent.
+        on_error: what to do with pictures of the data that cannot be read: "collect" or "raise".
     """
 
     encoder: Encoder
     size: int
     progress: Callable[[str], Progress] | None = None
+    on_error: str = "collect"
 
     def pictures(self, pictures: np.ndarray) -> Tensor:
         """(B, H, W, 3) uint8, through the model's own preprocessing."""

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from percepta import evaluation
+from percepta.datasets.picture_sets import are_synsets, open_captioned, open_labelled, parts_of
 from percepta.evaluation import Evaluation, Protocol
 from percepta.tasks.evaluating.batches import Batches
+from percepta.tasks.evaluating.pictures import by_layer, by_resize
+from percepta.tasks.prompts import class_names, templates_of
 
 Data = Mapping[str, Path]
 """Where the data lie: "data", and "train" where the training part lies elsewhere."""
@@ -39,7 +42,79 @@ def _cifar10(protocol: Protocol, batches: Batches, data: Data) -> Evaluation:
     return evaluation.evaluate_cifar10(read_cifar10(data["data"]), batches.pictures, batches.texts, protocol)
 
 
+def _zero_shot(protocol: Protocol, batches: Batches, data: Data) -> Evaluation:
+    labelled = open_labelled(_tested(data))
+    if protocol.settings["classes"] is None and are_synsets(labelled.keys):
+        labelled = labelled.renamed(class_names("imagenet"))
+    pictures = by_resize(batches, protocol.settings["resizes"])
+    return evaluation.evaluate_zero_shot(labelled, pictures, batches.texts, protocol)
+
+
+def _retrieval(protocol: Protocol, batches: Batches, data: Data) -> Evaluation:
+    pictures = by_resize(batches, [protocol.settings["resize"]])
+    return evaluation.evaluate_retrieval(open_captioned(_tested(data)), pictures, batches.texts, protocol)
+
+
+def _probe(protocol: Protocol, batches: Batches, data: Data) -> Evaluation:
+    settings = protocol.settings
+    pictures = by_layer(batches, settings["layers"], settings["pooling"], settings["norm"])
+    parts = (data["train"], data["data"]) if "train" in data else parts_of(data["data"])
+    if parts is None:
+        train, test = evaluation.divided(open_labelled(data["data"]))
+    else:
+        train, test = (open_labelled(part) for part in parts)
+    return evaluation.evaluate_probe(train, test, pictures, protocol)
+
+
+def _tested(data: Data) -> Path:
+    """The test part where the data are divided, else all of it."""
+    parts = parts_of(data["data"])
+    return data["data"] if parts is None else parts[1]
+
+
+LABELLED = (
+    "labelled pictures: a folder with one sub-folder a class, webdataset tar files with .cls, or parquet or arrow with "
+    "columns of pictures and labels (saved by datasets, such as CIFAR-10)"
+)
+DIVIDED = f"{LABELLED}; the training part from --train, sub-folders train and test, or four fifths of them"
+CAPTIONED = (
+    "pictures with captions: a folder with a.txt or one captions.json, .jsonl, .csv or .tsv, webdataset tar files, or "
+    "parquet or arrow"
+)
 PROTOCOLS: dict[str, Evaluator] = {
+    "zero-shot": Evaluator(
+        lambda: evaluation.zero_shot_protocol(templates_of("imagenet")),
+        _zero_shot,
+        "accuracy of pictures against the names of their classes, the maximum of squash and centre crop",
+        LABELLED,
+    ),
+    "retrieval": Evaluator(
+        evaluation.retrieval_protocol,
+        _retrieval,
+        "captions to pictures and back, R@1, R@5, R@10, with and without dual softmax",
+        CAPTIONED,
+    ),
+    "knn": Evaluator(
+        evaluation.knn_protocol,
+        _probe,
+        "accuracy of the 20 nearest training pictures, on any layers",
+        DIVIDED,
+        words=False,
+    ),
+    "linear-probe": Evaluator(
+        evaluation.linear_probe_protocol,
+        _probe,
+        "accuracy of logistic regression on frozen features of any layers",
+        DIVIDED,
+        words=False,
+    ),
+    "ridge-probe": Evaluator(
+        evaluation.ridge_probe_protocol,
+        _probe,
+        "accuracy of ridge regression in closed form on frozen features of any layers",
+        DIVIDED,
+        words=False,
+    ),
     "cifar10-zero-shot": Evaluator(
         evaluation.cifar10_protocol,
         _cifar10,

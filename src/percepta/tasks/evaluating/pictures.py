@@ -1,0 +1,161 @@
+"""Pictures of any data through a model, once: vectors by preprocessing, or of any layers.
+
+Unusual: a square picture is the same under squash and centre crop, and is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from percepta.datasets.picture_sets import Pictures
+from percepta.errors import BadInput, one_of
+from percepta.evaluation import Encoded, EncodePictures
+from percepta.media import Source, open_picture
+from percepta.results import Failure
+from percepta.running.feed import run_over
+from percepta.tasks.encoder import Encoder
+from percepta.tasks.evaluating.batches import Batches
+from percepta.tasks.features import layers_of
+
+LAYER_WORDS = ("last", "all", "output")
+OWN = "the model's own"
+
+
+def by_resize(batches: Batches, resizes: Sequence[str]) -> EncodePictures:
+    """Pictures to their unit vectors, by the name of each resize rule ("squash", ..., or "the model's own").
+
+    Raises: BadInput for an unknown rule.
+    """
+    own = batches.encoder.model.preprocess
+    rules = {name: own if name == OWN else replace(own, resize=name) for name in resizes}
+    square_alike = len(rules) > 1 and all(rule.resize != "none" for rule in rules.values())
+
+    def prepare(source: Source) -> Tensor:
+        picture = open_picture(source.thing)
+        alike = square_alike and picture.width == picture.height
+        return torch.stack([rule(picture) for rule in list(rules.values())[: 1 if alike else None]])
+
+    def compute(views: Tensor) -> dict[str, Tensor]:
+        vectors = batches.encoder.embed(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        return dict(zip(rules, vectors.expand(-1, len(rules), -1).unbind(1), strict=True))
+
+    return lambda pictures: _encoded(batches, pictures, prepare, compute)
+
+
+def by_layer(batches: Batches, layers: Sequence[int | str], pooling: str = "mean", norm: bool = True) -> EncodePictures:
+    """Pictures to one vector a layer, by the names "layer 3" and "output", all from one pass.
+
+    Args:
+        layers: as of `layers_named`.
+        pooling: of the tokens of a layer: "mean" of the patches, the "class" token, or the model's own "attention"
+            pooling (before its projection).
+        norm: apply the model's final norm first.
+
+    Raises: BadInput for a layer out of range, or a pooling that the model does not have.
+    """
+    encoder = batches.encoder
+    names = layers_named(encoder, layers)
+    blocks = {name: number for name, number in names.items() if number is not None}
+    pool = _pooling(encoder, pooling)
+
+    def prepare(source: Source) -> Tensor:
+        tensor: Tensor = encoder.model.preprocess(source.thing)
+        return tensor
+
+    @torch.inference_mode()
+    def compute(views: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if blocks:
+            pictures = views.to(encoder.device, encoder.dtype)
+            tokens = encoder.model.intermediates(pictures, list(blocks.values()), norm=norm, prefix=True)
+            found = {name: pool(values).float().cpu() for name, values in zip(blocks, tokens, strict=True)}
+        return {name: found[name] if name in blocks else encoder.embed(views, normalize=False) for name in names}
+
+    return lambda pictures: _encoded(batches, pictures, prepare, compute)
+
+
+def layers_named(encoder: Encoder, layers: Sequence[int | str]) -> dict[str, int | None]:
+    """Names to block numbers, None for "output".
+
+    Args:
+        layers: 0-based block numbers, negative from the end, "last", "all" for every block and the output, or "output"
+            for the vector that the model itself gives of a picture (not scaled).
+
+    Raises: BadInput for none, another word, or a number out of range.
+    """
+    depth = encoder.model.config.depth
+    found: dict[str, int | None] = {}
+    for layer in [layers] if isinstance(layers, int | str) else layers:
+        if layer == "output":
+            found["output"] = None
+        elif layer == "all":
+            every = range(depth)
+            found |= {f"layer {number}": number for number in every} | ({"output": None} if _gives(encoder) else {})
+        elif isinstance(layer, str) and layer != "last":
+            raise one_of("layer", layer, (f"0 to {depth - 1}", f"-{depth} to -1", *LAYER_WORDS), encoder.name)
+        else:
+            (number,) = layers_of(encoder, -1 if isinstance(layer, str) else layer)
+            found[f"layer {number}"] = number
+    if not found:
+        raise BadInput(f"layers must name at least one layer, or one of {', '.join(LAYER_WORDS)}; got none.")
+    if "output" in found and not _gives(encoder):
+        raise BadInput(
+            f"{encoder.name} gives no single vector for a picture; pass layers (on the command line --layers last)."
+        )
+    return found
+
+
+def _gives(encoder: Encoder) -> bool:
+    return hasattr(encoder.model, "encode_image") or getattr(encoder.model, "pooled", False)
+
+
+def _pooling(encoder: Encoder, pooling: str) -> Callable[[Tensor], Tensor]:
+    """(B, N, D) tokens with the class token in front → (B, D)."""
+    tower = getattr(encoder.model, "vision", encoder.model)
+    prefix = getattr(encoder.model.config, "prefix", 0)
+    attention = getattr(tower, "pool", None)
+    at_hand = ["mean", *(["class"] if prefix else []), *(["attention"] if attention is not None else [])]
+    if pooling not in at_hand:
+        raise one_of("pooling", pooling, at_hand, encoder.name)
+    if pooling == "attention" and attention is not None:
+        return attention
+    if pooling == "class":
+        return lambda tokens: tokens[:, 0]
+    return lambda tokens: tokens[:, prefix:].mean(dim=1)
+
+
+def _encoded(
+    batches: Batches,
+    pictures: Pictures,
+    prepare: Callable[[Source], Tensor],
+    compute: Callable[[Tensor], Mapping[str, Tensor]],
+) -> Encoded:
+    """All pictures, each read once; those that fail are left out and named."""
+    rows: dict[str, int] = {}
+
+    def numbered() -> Iterator[Source | Failure]:
+        for row, source in enumerate(pictures):
+            rows[source.name if isinstance(source, Source) else source.source] = row
+            yield source
+
+    def named(views: Tensor, sources: list[Source]) -> list[tuple[str, dict[str, Tensor]]]:
+        vectors = compute(views)
+        return [
+            (source.name, {name: values[row] for name, values in vectors.items()}) for row, source in enumerate(sources)
+        ]
+
+    stream = run_over(numbered(), prepare, named, batches.size, on_error=batches.on_error)
+    stream.total = len(pictures)
+    found: dict[str, list[Tensor]] = {}
+    kept: list[int] = []
+    for name, vectors in stream.watched(batches.watch("pictures")):
+        kept.append(rows.pop(name))
+        for key, values in vectors.items():
+            found.setdefault(key, []).append(values)
+    stacked = {key: torch.stack(values) for key, values in found.items()}
+    return Encoded(stacked, np.array(kept, np.int64), tuple(stream.failures))

@@ -62,6 +62,7 @@ class Measure:
         name: such as "text to picture R@1".
         chance: what guessing gives, or None.
         headline: whether it is one of the few that stand for the protocol.
+        unit: empty for a share; otherwise the value is an error in this unit, and less is better.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Measure:
     count: int
     chance: float | None = None
     headline: bool = False
+    unit: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -81,6 +83,7 @@ class Measure:
             "count": self.count,
             "chance": None if self.chance is None else round(self.chance, 6),
             "headline": self.headline,
+            **({"unit": self.unit} if self.unit else {}),
         }
 
 
@@ -91,7 +94,7 @@ class Baseline:
     Attributes:
         name: such as "attributes only".
         measure: the name of the measure that it is to be read beside.
-        value: a share from 0 to 1.
+        value: in the unit of that measure.
         note: what it knows and what it does not.
     """
 

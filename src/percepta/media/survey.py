@@ -29,17 +29,13 @@ class Surveyed:
     Attributes:
         frame: its number.
         picture: RGB, upright.
-        border: of the frames after the previous wanted one, up to this one, that which differs most from the frame
-            before it; the frame's own number for the first.
-        change: how much it differs: the mean difference of brightness, 0 to 255.
-        usual: the median of that over the other frames since the previous wanted one; 0 where there are none.
+        border: of the frames after the previous wanted one, up to this one, that which differs most in brightness from
+            the frame before it; for the first wanted frame, and where nothing differs, the frame's own number.
     """
 
     frame: int
     picture: Image.Image
     border: int
-    change: float
-    usual: float
 
 
 def survey(reader: VideoReader, wanted: Sequence[int]) -> Iterator[Surveyed]:
@@ -50,24 +46,18 @@ def survey(reader: VideoReader, wanted: Sequence[int]) -> Iterator[Surveyed]:
     """
     if not wanted:
         return
-    targets, changes = set(wanted), []
+    targets = set(wanted)
     before: NDArray[np.float32] | None = None
-    first = min(targets)
-    for number, frame in reader.walk(range(first, max(targets) + 1)):
+    border, largest = 0, 0.0
+    for number, frame in reader.walk(range(min(targets), max(targets) + 1)):
         now = sketch(frame)
-        changes.append(0.0 if before is None else float(np.abs(now - before).mean()))
+        change = 0.0 if before is None else float(np.abs(now - before).mean())
         before = now
+        if change > largest:
+            border, largest = number, change
         if number in targets:
-            largest = int(np.argmax(changes))
-            others = changes[:largest] + changes[largest + 1 :]
-            yield Surveyed(
-                frame=number,
-                picture=as_picture(frame),
-                border=number - len(changes) + 1 + largest,
-                change=changes[largest],
-                usual=float(np.median(others)) if others else 0.0,
-            )
-            changes = []
+            yield Surveyed(number, as_picture(frame), border if largest else number)
+            largest = 0.0
 
 
 def sketch(frame: Any) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
-"""Videos as moments: a few frames a second become vectors, vectors become shots, and long shots are cut.
+"""Videos as moments: a few frames a second become vectors, and vectors stretches that look alike.
 
 Order of this file: the rule, from vectors to moments (pure), the frames of a video piece by piece, videos to moments.
 Unusual: memory is flat in a video's length but for one vector a sampled frame. Where two sampled frames belong to
-different shots, the cut lies where the picture changes most between them (`media.survey`), exact to the frame.
+different moments, the cut lies where the picture changes most between them (`media.survey`), exact to the frame.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from percepta.tasks.encoder import Encoder
 
 PIECE = 32  # frames that are decoded and embedded together
 _AHEAD = 2  # pieces that may wait while the model computes
+_EVENNESS = 0.1  # of the price of a moment that its length may add
 Item = TypeVar("Item")
 Tell = Callable[[str], None]
 
@@ -38,19 +40,20 @@ class MomentRule:
     Attributes:
         rate: frames a second that are looked at, above 0.
         fewest: frames of a shorter video that are looked at, where it has so many, 1 or more.
-        least: a fall of similarity (1 - cosine) below this is never a cut.
-        factor: a cut falls at least so many times as far as is usual in its neighbourhood.
-        longest: seconds after which a shot is cut into equal parts, above 0.
+        worth: seconds of full difference that a further moment must explain, above 0.
+        least: what counts as full difference (1 - cosine) at the least, above 0. In a video of many scenes it is the
+            mean difference of its frames, so that models that crowd all pictures into a cone cut like others.
+        longest: seconds that a moment lasts at most, above 0; one frame that stands still may last longer.
     """
 
     rate: float = 2.0
     fewest: int = 4
-    least: float = 0.1
-    factor: float = 2.5
+    worth: float = 0.5
+    least: float = 0.4
     longest: float = 10.0
 
     def __post_init__(self) -> None:
-        for what in ("rate", "least", "factor", "longest"):
+        for what in ("rate", "worth", "least", "longest"):
             if not 0 < getattr(self, what) < float("inf"):
                 raise out_of_range(what, getattr(self, what), "a number above 0", "MomentRule")
         if self.fewest < 1:
@@ -77,7 +80,7 @@ class Piece:
 
     Attributes:
         pixels: (T, 3, H, W) float32.
-        borders: (T,) seconds: where the part of a frame begins, if it is another shot than the frame before.
+        borders: (T,) seconds: where the part of a frame begins, if it is another moment than the frame before.
         duration: seconds of the whole video.
     """
 
@@ -87,7 +90,10 @@ class Piece:
 
 
 def moments_of(
-    vectors: NDArray[np.float32], borders: Sequence[float] | NDArray[np.float64], duration: float, rule: MomentRule
+    vectors: NDArray[np.float32],
+    borders: Sequence[float] | NDArray[np.float64],
+    duration: float,
+    rule: MomentRule | None = None,
 ) -> list[Moment]:
     """The moments of a video from those of its frames that were looked at; together they cover the whole of it.
 
@@ -99,44 +105,61 @@ def moments_of(
     Raises:
         BadInput: shapes that do not fit.
     """
-    vectors, edges = np.asarray(vectors, np.float32), np.asarray(borders, np.float64)
-    if vectors.ndim != 2 or not len(vectors) or edges.shape != vectors.shape[:1]:
-        raise wrong_shape("vectors and borders", (*vectors.shape, *edges.shape), "(T, D) and (T,)", "moments_of")
-    first = [0, *(np.flatnonzero(cuts(vectors, rule)) + 1).tolist()]
-    found: list[Moment] = []
-    for start, stop in zip(first, [*first[1:], len(vectors)], strict=True):
-        begin = 0.0 if start == 0 else float(edges[start])
-        end = float(edges[stop]) if stop < len(vectors) else max(duration, begin)
-        found.extend(_parts(vectors[start:stop], edges[start:stop], begin, end, rule.longest))
+    vectors, starts = np.asarray(vectors, np.float32), np.asarray(borders, np.float64)
+    if vectors.ndim != 2 or not len(vectors) or starts.shape != vectors.shape[:1]:
+        raise wrong_shape("vectors and borders", (*vectors.shape, *starts.shape), "(T, D) and (T,)", "moments_of")
+    edges = np.r_[0.0, starts[1:], max(duration, starts[-1])]
+    firsts = [*segment(vectors, edges, rule or MomentRule()), len(vectors)]
+    found = []
+    for first, stop in pairwise(firsts):
+        mean = vectors[first:stop].mean(axis=0, dtype=np.float64)
+        unit = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+        found.append(Moment(float(edges[first]), float(edges[stop]), unit))
     return found
 
 
-def cuts(vectors: NDArray[np.float32], rule: MomentRule, around: int = 4) -> NDArray[np.bool_]:
-    """(T - 1,): whether a new shot begins between a frame and the next: a fall of similarity that stands out.
+def segment(vectors: NDArray[np.float32], edges: NDArray[np.float64], rule: MomentRule) -> list[int]:
+    """The first frame of each moment: the segmentation of least scatter, where every further moment costs.
 
-    The usual fall is the median over `around` neighbours to each side.
+    Kernel change-point detection with the linear kernel of unit vectors (Harchaoui and Cappe, 2007), by dynamic
+    programming over moments of at most `rule.longest` seconds: O(T x frames in the longest moment).
+
+    Args:
+        vectors: (T, D) unit vectors.
+        edges: (T + 1,) seconds between which each frame stands.
     """
-    falls = 1 - (vectors[1:] * vectors[:-1]).sum(axis=1)
-    others = [np.r_[falls[max(0, i - around) : i], falls[i + 1 : i + 1 + around]] for i in range(len(falls))]
-    usual = np.array([np.median(near) if len(near) else 0.0 for near in others])
-    return np.asarray((falls >= rule.least) & (falls >= rule.factor * usual), np.bool_)
+    count = len(vectors)
+    step = (edges[-1] - edges[0]) / count
+    price = rule.worth * max(rule.least, spread(vectors))
+    width = min(count, int(rule.longest / step) + 2) if step > 0 else count
+    sums = np.concatenate([np.zeros((1, vectors.shape[1])), np.cumsum(vectors, axis=0, dtype=np.float64)])
+    costs = np.full((count + 1, width), np.inf)  # [t, n - 1]: of the moment of n frames that ends before frame t
+    for frames in range(1, width + 1):
+        scatter = frames - np.square(sums[frames:] - sums[:-frames]).sum(axis=1) / frames
+        share = (edges[frames:] - edges[:-frames]) / rule.longest
+        # Of equally good segmentations the even one: a shot somewhat too long is halved, nothing is chipped off.
+        cost = step * scatter + price * (1 + _EVENNESS * share**2)
+        costs[frames:, frames - 1] = np.where((share <= 1 + 1e-9) | (frames == 1), cost, np.inf)
+    best, back = np.zeros(count + 1), np.zeros(count + 1, np.int64)
+    for stop in range(1, count + 1):
+        reach = min(width, stop)
+        totals = best[stop - reach : stop][::-1] + costs[stop, :reach]
+        back[stop] = stop - 1 - int(np.argmin(totals))
+        best[stop] = totals.min()
+    firsts, stop = [], count
+    while stop:
+        stop = int(back[stop])
+        firsts.append(stop)
+    return firsts[::-1]
 
 
-def _parts(
-    vectors: NDArray[np.float32], edges: NDArray[np.float64], begin: float, end: float, longest: float
-) -> Iterator[Moment]:
-    """One shot, cut into equal parts of at most `longest` seconds, none without a frame."""
-    count = min(len(vectors), max(1, int(np.ceil((end - begin) / longest - 1e-9))))
-    ends = begin + (end - begin) * np.arange(1, count + 1) / count
-    part = np.searchsorted(ends[:-1], edges, side="right")
-    part[0] = 0
-    for number in range(count):
-        members = vectors[part == number]
-        if not len(members):  # frames that stand still for long; the nearest earlier one is what is seen
-            members = vectors[part < number][-1:]
-        mean = members.mean(axis=0, dtype=np.float64)
-        unit = mean / max(float(np.linalg.norm(mean)), 1e-12)
-        yield Moment(begin if number == 0 else float(ends[number - 1]), float(ends[number]), unit.astype(np.float32))
+def spread(vectors: NDArray[np.float32]) -> float:
+    """The mean of 1 - cosine over all pairs of the unit vectors (T, D); 0 for one."""
+    count = len(vectors)
+    if count < 2:
+        return 0.0
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    return float((1 - mean @ mean) * count / (count - 1))
 
 
 def sampled(times: NDArray[np.float64], duration: float, rule: MomentRule) -> list[int]:

@@ -1,7 +1,7 @@
 """Evaluation: metrics as pure functions, protocols that take callables and say exactly what they measured.
 
 Order of reading: metrics, probes, zero_shot, protocols, then what is measured: classification, retrieval and probing of
-any pictures; cifar and scenes.
+any pictures; cifar and scenes; moments of videos.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from percepta.evaluation.metrics import (
     same,
     top_k_accuracy,
 )
+from percepta.evaluation.moments import evaluate_scenes_moments, scenes_moments_protocol
 from percepta.evaluation.probes import Probe, knn_votes, linear_probe, ridge_probe, split_by_class
 from percepta.evaluation.probing import (
     divided,
@@ -60,6 +61,7 @@ __all__ = [
     "evaluate_probe",
     "evaluate_retrieval",
     "evaluate_scenes_hard_negatives",
+    "evaluate_scenes_moments",
     "evaluate_scenes_retrieval",
     "evaluate_scenes_video_retrieval",
     "evaluate_zero_shot",
@@ -75,6 +77,7 @@ __all__ = [
     "ridge_probe_protocol",
     "same",
     "scenes_hard_negatives_protocol",
+    "scenes_moments_protocol",
     "scenes_retrieval_protocol",
     "scenes_video_retrieval_protocol",
     "split_by_class",

@@ -50,7 +50,7 @@ def scenes_retrieval_protocol(count: int = 1000, size: int = 64) -> Protocol:
     """Text to picture and back among `count` scenes with distinct captions."""
     return Protocol(
         "scenes-retrieval",
-        {**_world(count, size), "ranks": RANKS, "score": "cosine", "reweighting": "none and dual softmax, scale 1"},
+        {**world(count, size), "ranks": RANKS, "score": "cosine", "reweighting": "none and dual softmax, scale 1"},
     )
 
 
@@ -58,7 +58,7 @@ def scenes_hard_negatives_protocol(count: int = 1000, size: int = 64) -> Protoco
     """The true caption against each hard negative of `count` scenes."""
     return Protocol(
         "scenes-hard-negatives",
-        {**_world(count, size), "negatives": "all of each scene", "ties": "one half", "blind seeds": BLIND_SEEDS},
+        {**world(count, size), "negatives": "all of each scene", "ties": "one half", "blind seeds": BLIND_SEEDS},
     )
 
 
@@ -67,7 +67,7 @@ def scenes_video_retrieval_protocol(count: int = 200, size: int = 64) -> Protoco
     return Protocol(
         "scenes-video-retrieval",
         {
-            **_world(count, size),
+            **world(count, size),
             "captions": "content, without motion words",
             "frames of a clip": 16,
             "frames seen": 8,
@@ -98,7 +98,7 @@ def evaluate_scenes_retrieval(
         protocol,
         _recalls((texts @ pictures.T).numpy(), batch.captions, "picture", protocol),
         _bag_both_ways(batch.captions, objects, "picture"),
-        _details(seeds),
+        details_of(seeds),
     )
 
 
@@ -135,7 +135,7 @@ def evaluate_scenes_hard_negatives(
                 "blind", "all", blind, "naive Bayes over words and word pairs, on the first negative of each scene"
             ),
         ),
-        _details(seeds) | {"negatives": len(false)},
+        details_of(seeds) | {"negatives": len(false)},
     )
 
 
@@ -162,7 +162,7 @@ def evaluate_scenes_video_retrieval(
         protocol,
         _recalls(scores, captions, "clip", protocol),
         _bag_both_ways(captions, [plan.choreography.objects for plan in plans], "clip"),
-        _details(seeds),
+        details_of(seeds),
     )
 
 
@@ -185,7 +185,8 @@ def attribute_scores(captions: Sequence[str], scenes: Sequence[Sequence[SceneObj
     return np.asarray(shared / said.sum(axis=1, keepdims=True))
 
 
-def _world(count: int, size: int) -> dict[str, Any]:
+def world(count: int, size: int) -> dict[str, Any]:
+    """The settings that all protocols on scenes share."""
     return {
         "generator": f"percepta scenes {VERSION}",
         "fingerprint": fingerprint(),
@@ -218,5 +219,6 @@ def _bag_both_ways(
     )
 
 
-def _details(seeds: NDArray[np.int64]) -> dict[str, Any]:
+def details_of(seeds: NDArray[np.int64]) -> dict[str, Any]:
+    """The details that all protocols on scenes share."""
     return {"generator": VERSION, "fingerprint": fingerprint(), "seeds": f"{seeds.min()} to {seeds.max()}"}

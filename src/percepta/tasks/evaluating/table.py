@@ -10,6 +10,7 @@ from percepta import evaluation
 from percepta.datasets.picture_sets import are_synsets, open_captioned, open_labelled, parts_of
 from percepta.evaluation import Evaluation, Protocol
 from percepta.tasks.evaluating.batches import Batches
+from percepta.tasks.evaluating.moments import run_scenes_moments, scenes_moments
 from percepta.tasks.evaluating.pictures import by_layer, by_resize
 from percepta.tasks.prompts import class_names, templates_of
 
@@ -139,6 +140,11 @@ PROTOCOLS: dict[str, Evaluator] = {
             batches.videos, batches.texts, protocol
         ),
         "captions to generated clips and back, R@1, R@5, R@10",
+    ),
+    "scenes-moments": Evaluator(
+        scenes_moments,
+        lambda protocol, batches, _: run_scenes_moments(protocol, batches),
+        "captions to the interval of their clip in joined videos, beside fixed steps",
     ),
 }
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,7 @@
 """Videos as moments: a few frames a second become vectors, and vectors stretches that look alike.
 
-Order of this file: the rule, from vectors to moments (pure), the frames of a video piece by piece, videos to moments.
+Order of this file: the rule, from vectors to moments (pure), the frames of a video piece by piece, videos to vectors
+and moments.
 Unusual: memory is flat in a video's length but for one vector a sampled frame. Where two sampled frames belong to
 different moments, the cut lies where the picture changes most between them (`media.survey`), exact to the frame.
 """
@@ -9,8 +10,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from percepta.media import Source, VideoReader
 from percepta.media.sniffing import name_of
 from percepta.media.survey import survey
 from percepta.results import Failure
+from percepta.running.feed import is_out_of_memory
 from percepta.tasks.encoder import Encoder
 
 PIECE = 32  # frames that are decoded and embedded together
@@ -75,47 +77,43 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
-    """Some sampled frames of a video, prepared for the model.
+class SeenVideo:
+    """The frames of a video that were looked at, as vectors.
 
     Attributes:
-        pixels: (T, 3, H, W) float32.
-        borders: (T,) seconds: where the part of a frame begins, if it is another moment than the frame before.
-        duration: seconds of the whole video.
+        vectors: (T, D) float32, unit length, T >= 1.
+        times: (T,) seconds after the first frame of the video, increasing.
+        borders: (T,) seconds: where the part of a frame begins, if it is another moment than the frame before; after
+            the time of that frame, and not after its own.
+        duration: seconds of the video.
     """
 
-    pixels: Tensor
+    vectors: NDArray[np.float32]
+    times: NDArray[np.float64]
     borders: NDArray[np.float64]
     duration: float
 
+    def __post_init__(self) -> None:
+        count = len(self.vectors)
+        if self.vectors.ndim != 2 or not count or self.times.shape != (count,) or self.borders.shape != (count,):
+            shapes = (*self.vectors.shape, *self.times.shape, *self.borders.shape)
+            raise wrong_shape("vectors, times and borders", shapes, "(T, D), (T,) and (T,)", "SeenVideo")
 
-def moments_of(
-    vectors: NDArray[np.float32],
-    borders: Sequence[float] | NDArray[np.float64],
-    duration: float,
-    rule: MomentRule | None = None,
-) -> list[Moment]:
-    """The moments of a video from those of its frames that were looked at; together they cover the whole of it.
 
-    Args:
-        vectors: (T, D) unit float32, T >= 1.
-        borders: (T,) seconds, increasing: where the part of each frame begins; the first counts as 0.
-        duration: seconds of the video.
+def moments_of(seen: SeenVideo, rule: MomentRule | None = None) -> list[Moment]:
+    """The moments of a video, in order; they cover the whole of it."""
+    edges = np.r_[0.0, seen.borders[1:], max(seen.duration, seen.borders[-1])]
+    firsts = [*segment(seen.vectors, edges, rule or MomentRule()), len(seen.vectors)]
+    return [
+        Moment(float(edges[first]), float(edges[stop]), mean_direction(seen.vectors[first:stop]))
+        for first, stop in pairwise(firsts)
+    ]
 
-    Raises:
-        BadInput: shapes that do not fit.
-    """
-    vectors, starts = np.asarray(vectors, np.float32), np.asarray(borders, np.float64)
-    if vectors.ndim != 2 or not len(vectors) or starts.shape != vectors.shape[:1]:
-        raise wrong_shape("vectors and borders", (*vectors.shape, *starts.shape), "(T, D) and (T,)", "moments_of")
-    edges = np.r_[0.0, starts[1:], max(duration, starts[-1])]
-    firsts = [*segment(vectors, edges, rule or MomentRule()), len(vectors)]
-    found = []
-    for first, stop in pairwise(firsts):
-        mean = vectors[first:stop].mean(axis=0, dtype=np.float64)
-        unit = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
-        found.append(Moment(float(edges[first]), float(edges[stop]), unit))
-    return found
+
+def mean_direction(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of unit vectors (T, D), scaled to unit length: (D,) float32."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
 
 def segment(vectors: NDArray[np.float32], edges: NDArray[np.float64], rule: MomentRule) -> list[int]:
@@ -169,6 +167,22 @@ def sampled(times: NDArray[np.float64], duration: float, rule: MomentRule) -> li
     return np.unique(np.searchsorted(times, middles, side="right") - 1).clip(0).tolist()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Some of the frames that are looked at, prepared for the model.
+
+    Attributes:
+        pixels: (T, 3, H, W) float32.
+        times, borders: (T,) seconds, as in SeenVideo.
+        duration: seconds of the whole video.
+    """
+
+    pixels: Tensor
+    times: NDArray[np.float64]
+    borders: NDArray[np.float64]
+    duration: float
+
+
 def pieces(
     thing: Any, prepare: Callable[[Any], Tensor], rule: MomentRule, size: int = PIECE, tell: Tell | None = None
 ) -> Iterator[Piece]:
@@ -177,7 +191,7 @@ def pieces(
     Args:
         thing: a path, bytes or an open VideoReader.
         prepare: a picture to its tensor (3, H, W).
-        tell: called with a sentence when the file is damaged, but something of it can be read.
+        tell: called with half a sentence when the file is damaged, but something of it can be read.
 
     Raises:
         BadMedia: nothing can be read.
@@ -185,16 +199,20 @@ def pieces(
     reader = thing if isinstance(thing, VideoReader) else VideoReader(thing)
     try:
         times, duration = reader.timestamps, reader.duration
-        pixels: list[Tensor] = []
-        borders: list[float] = []
+        rows: list[tuple[Tensor, int, int]] = []
+
+        def piece() -> Piece:
+            pixels, frames, borders = zip(*rows, strict=True)
+            return Piece(torch.stack(pixels), times[list(frames)], times[list(borders)], duration)
+
         for found in survey(reader, sampled(times, duration, rule)):
-            pixels.append(prepare(found.picture))
-            borders.append(float(times[found.border]))
-            if len(pixels) == size:
-                yield Piece(torch.stack(pixels), np.array(borders), duration)
-                pixels, borders = [], []
-        if pixels:
-            yield Piece(torch.stack(pixels), np.array(borders), duration)
+            pixels = prepare(found.picture)
+            if len(rows) == size or (rows and rows[-1][0].shape != pixels.shape):
+                yield piece()
+                rows.clear()
+            rows.append((pixels, found.frame, found.border))
+        if rows:
+            yield piece()
         if tell is not None and reader.lost:
             tell(f"is cut short: {reader.lost} of {reader.lost + reader.frames} frames are missing; the rest is used.")
         elif tell is not None and reader.damaged:
@@ -204,23 +222,36 @@ def pieces(
             reader.close()
 
 
-def video_moments(
-    encoder: Encoder, source: Source, rule: MomentRule | None = None, tell: Callable[[Failure], None] | None = None
-) -> list[Moment]:
-    """The moments of one video, in order; they cover all of it.
+def videos_seen(
+    encoder: Encoder,
+    sources: Iterable[Source],
+    rule: MomentRule | None = None,
+    tell: Callable[[Failure], None] | None = None,
+    size: int = PIECE,
+) -> Iterator[tuple[Source, SeenVideo | Failure]]:
+    """For each video, in order, its frames as vectors or why there are none; a thread decodes ahead, videos too.
 
     Args:
-        source: of the kind "video".
-        tell: called with a failure of a damaged video of which something could be used.
-
-    Raises:
-        BadMedia: nothing of it can be used.
+        sources: of the kind "video".
+        tell: called (before the video's result comes) with the failure of a video of which something could be used.
+        size: frames at once, 1 or more; halved where memory runs out.
     """
-    for _, found in videos_moments(encoder, [source], rule, tell):
-        if isinstance(found, Failure):
-            raise BadMedia(found.reason)
-        return found
-    raise AssertionError("one video gives one result")
+    rule = rule or MomentRule()
+    vectors: list[NDArray[np.float32]] = []
+    read: list[Piece] = []
+    for source, item in _ahead(lambda: _decode(encoder, sources, rule, size), _AHEAD):
+        if isinstance(item, Piece):
+            vectors.append(_embed(encoder, item.pixels))
+            read.append(replace(item, pixels=item.pixels[:0]))
+            continue
+        if not read:
+            yield source, item or Failure(source.name, f"{name_of(source.name)} holds no frame that can be read.")
+            continue
+        if item is not None and tell is not None:
+            tell(item)
+        times, borders = (np.concatenate([getattr(part, what) for part in read]) for what in ("times", "borders"))
+        yield source, SeenVideo(np.concatenate(vectors), times, borders, read[-1].duration)
+        vectors, read = [], []
 
 
 def videos_moments(
@@ -228,40 +259,49 @@ def videos_moments(
     sources: Iterable[Source],
     rule: MomentRule | None = None,
     tell: Callable[[Failure], None] | None = None,
+    size: int = PIECE,
 ) -> Iterator[tuple[Source, list[Moment] | Failure]]:
-    """For each video, in order, its moments or why there are none; a thread decodes ahead, across videos too.
+    """For each video, in order, its moments or why there are none; arguments as for `videos_seen`."""
+    for source, seen in videos_seen(encoder, sources, rule, tell, size):
+        yield source, seen if isinstance(seen, Failure) else moments_of(seen, rule)
 
-    Args:
-        tell: called (before the video's result comes) with a failure of a video of which something could be used.
-    """
-    rule = rule or MomentRule()
-    vectors: list[NDArray[np.float32]] = []
-    borders: list[NDArray[np.float64]] = []
-    duration = 0.0
-    for source, item in _ahead(lambda: _decode(encoder, sources, rule), _AHEAD):
-        if isinstance(item, Piece):
-            vectors.append(encoder.embed(item.pixels).numpy())
-            borders.append(item.borders)
-            duration = item.duration
-            continue
-        if item is not None and vectors and tell is not None:
-            tell(item)
-        if vectors:
-            yield source, moments_of(np.concatenate(vectors), np.concatenate(borders), duration, rule)
-        else:
-            yield source, item or Failure(source.name, f"{name_of(source.name)} holds no frame that can be read.")
-        vectors, borders = [], []
+
+def look_at(
+    encoder: Encoder, source: Source, rule: MomentRule | None = None, tell: Callable[[Failure], None] | None = None
+) -> SeenVideo:
+    """The frames of one video as vectors. Raises BadMedia when nothing of it can be used."""
+    _, seen = next(iter(videos_seen(encoder, [source], rule, tell)))
+    if isinstance(seen, Failure):
+        raise BadMedia(seen.reason)
+    return seen
+
+
+def video_moments(
+    encoder: Encoder, source: Source, rule: MomentRule | None = None, tell: Callable[[Failure], None] | None = None
+) -> list[Moment]:
+    """The moments of one video, in order. Raises BadMedia when nothing of it can be used."""
+    return moments_of(look_at(encoder, source, rule, tell), rule)
+
+
+def _embed(encoder: Encoder, pixels: Tensor) -> NDArray[np.float32]:
+    """(T, 3, H, W) → (T, D) unit vectors; in halves where memory runs out."""
+    try:
+        return np.asarray(encoder.embed(pixels).numpy())
+    except (RuntimeError, MemoryError) as error:
+        if len(pixels) == 1 or not is_out_of_memory(error):
+            raise
+    return np.concatenate([_embed(encoder, half) for half in pixels.tensor_split(2)])
 
 
 def _decode(
-    encoder: Encoder, sources: Iterable[Source], rule: MomentRule
+    encoder: Encoder, sources: Iterable[Source], rule: MomentRule, size: int
 ) -> Iterator[tuple[Source, Piece | Failure | None]]:
     """The pieces of each video, then None, or the failure that it had."""
     for source in sources:
         told: list[str] = []
         failure = None
         try:
-            for piece in pieces(source.thing, encoder.model.preprocess, rule, tell=told.append):
+            for piece in pieces(source.thing, encoder.model.preprocess, rule, size, told.append):
                 yield source, piece
         except MemoryError:
             failure = Failure(source.name, f"{name_of(source.name)} does not fit into memory.")

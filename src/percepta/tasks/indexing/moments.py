@@ -51,7 +51,7 @@ class MomentRule:
     rate: float = 2.0
     fewest: int = 4
     worth: float = 0.5
-    least: float = 0.4
+    least: float = 0.3
     longest: float = 10.0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,229 @@
+"""Zero-shot tracking: masks of the first frame are handed on from patch to patch by the likeness of tokens.
+
+The protocol is the public one of DINO for DAVIS 2017 (arXiv 2104.14294 §4.2.2, after 1906.08344), which the Perception
+Encoder follows (arXiv 2504.13181); the scores are those of DAVIS (arXiv 1704.00675): region J and boundary F.
+Order of this file: labels on patches, their propagation, back to pixels, J and F, a whole clip.
+Unusual: all affinities as large as the fifth largest are kept, so that ties do not depend on an order; each class is
+scaled to 0..1 over the frame before the best class of a pixel is taken, as the public script does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from percepta.errors import BadInput, out_of_range, wrong_shape
+from percepta.evaluation.metrics import Points
+
+Labels = NDArray[np.integer]
+BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal, rounded up to pixels: DAVIS
+
+
+@dataclass(frozen=True, slots=True)
+class PropagationRule:
+    """How labels travel; the defaults are the published ones.
+
+    Attributes:
+        last_frames: frames before the present one that give labels, beside the first.
+        neighbourhood: patches in each direction within which a patch looks; 0 is everywhere.
+        top: how many of the most alike patches count.
+        temperature: affinity is exp(cosine / temperature).
+    """
+
+    last_frames: int = 7
+    neighbourhood: int = 12
+    top: int = 5
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, least in (("last_frames", 0), ("neighbourhood", 0), ("top", 1)):
+            if getattr(self, name) < least:
+                raise out_of_range(name, getattr(self, name), f"{least} or more", "label propagation")
+        if self.temperature <= 0:
+            raise out_of_range("temperature", self.temperature, "positive", "label propagation")
+
+
+def patch_labels(mask: Labels, grid: tuple[int, int], classes: int) -> Tensor:
+    """(H, W) numbers of objects, 0 for none → (h, w, C) one-hot float32: what lies at the centre of each patch."""
+    places = [
+        np.minimum(((np.arange(n) + 0.5) * side / n).astype(np.int64), side - 1) for n, side in zip(grid, mask.shape)
+    ]
+    small = torch.from_numpy(mask[np.ix_(*places)].astype(np.int64))
+    return F.one_hot(small, classes).float()
+
+
+def propagate(tokens: Tensor, first: Tensor, rule: PropagationRule | None = None) -> Tensor:
+    """Labels of all frames from those of the first.
+
+    Args:
+        tokens: (T, h, w, D) patch tokens of consecutive frames, of any length.
+        first: (h, w, C) shares of classes on the patches of the first frame.
+        rule: how labels travel.
+
+    Returns:
+        (T, h, w, C) float32, each patch a mixture of earlier labels; entry 0 is `first`.
+
+    Raises:
+        BadInput: shapes that do not fit together.
+    """
+    rule = rule or PropagationRule()
+    if tokens.ndim != 4 or not len(tokens):
+        raise wrong_shape("tokens", tokens.shape, "(T, h, w, D) with T of at least 1", "propagate")
+    if first.ndim != 3 or first.shape[:2] != tokens.shape[1:3]:
+        raise wrong_shape("first", first.shape, f"({tokens.shape[1]}, {tokens.shape[2]}, C)", "propagate")
+    rows, columns = tokens.shape[1:3]
+    units = F.normalize(tokens.float(), dim=-1).flatten(1, 2)
+    near = _near(rows, columns, rule.neighbourhood, units.device)
+    found = [first.to(units).flatten(0, 1)]
+    context: deque[int] = deque(maxlen=rule.last_frames)
+    for frame in range(1, len(units)):
+        sources = [0, *context]
+        found.append(_handed_on(units[frame], units[sources], torch.stack([found[one] for one in sources]), near, rule))
+        context.append(frame)
+    return torch.stack(found).unflatten(1, (rows, columns))
+
+
+def _handed_on(target: Tensor, sources: Tensor, labels: Tensor, near: Tensor | None, rule: PropagationRule) -> Tensor:
+    """Labels (N, C) of a frame (N, D) from those (K, N, C) of K frames (K, N, D)."""
+    affinity = torch.exp(target @ sources.transpose(1, 2) / rule.temperature)  # (K, N of the target, N of the source)
+    if near is not None:
+        affinity = affinity * near
+    affinity = affinity.transpose(0, 1).flatten(1)
+    least = affinity.topk(min(rule.top, affinity.shape[1]), dim=1).values[:, -1:]
+    kept = torch.where(affinity >= least, affinity, 0.0)
+    return (kept / kept.sum(dim=1, keepdim=True)) @ labels.flatten(0, 1)
+
+
+def _near(rows: int, columns: int, reach: int, device: torch.device) -> Tensor | None:
+    """(N, N) 1 where two patches lie within a square of each other, else 0; None where that is everywhere."""
+    if not reach or reach >= max(rows, columns) - 1:
+        return None
+    along, across = (torch.arange(n, device=device) for n in (rows, columns))
+    vertical = (along[:, None] - along[None]).abs() <= reach
+    horizontal = (across[:, None] - across[None]).abs() <= reach
+    both = vertical[:, None, :, None] & horizontal[None, :, None, :]
+    return both.flatten(2).flatten(0, 1).float()
+
+
+def to_pixels(labels: Tensor, size: tuple[int, ...]) -> NDArray[np.int64]:
+    """(T, h, w, C) shares on patches → (T, H, W) the number of the best class of each pixel.
+
+    Bilinear; each class of each frame is scaled to 0..1 first, so that an object that has faded still shows.
+    """
+    maps = F.interpolate(labels.permute(0, 3, 1, 2), size=list(size), mode="bilinear", align_corners=False)
+    low = maps.amin(dim=(2, 3), keepdim=True)
+    reach = maps.amax(dim=(2, 3), keepdim=True) - low
+    # A class that is the same everywhere (nowhere, or the only one) keeps its value, as the public script's zeros do.
+    scaled = torch.where(reach > 0, (maps - low) / reach.clamp(min=1e-12), maps)
+    return np.asarray(scaled.argmax(dim=1).cpu().numpy())
+
+
+def region_similarity(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Points:
+    """DAVIS's J of masks (..., H, W): intersection over union, 1 where both are empty."""
+    both, either = (found & truth).sum(axis=(-2, -1)), (found | truth).sum(axis=(-2, -1))
+    return np.where(either == 0, 1.0, both / np.maximum(either, 1))
+
+
+def boundary_accuracy(
+    found: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float = BOUNDARY_TOLERANCE
+) -> Points:
+    """DAVIS's F of masks (..., H, W): harmonic mean of precision and recall of contour pixels within a tolerance.
+
+    Args:
+        tolerance: a share of the diagonal, rounded up to whole pixels; 1 or more is pixels.
+
+    Returns:
+        (...) float64 in 0..1; 1 where both are empty, 0 where one is.
+    """
+    if found.shape != truth.shape or found.ndim < 2:
+        raise BadInput(f"boundary_accuracy needs masks of one shape (..., H, W); got {found.shape} and {truth.shape}.")
+    reach = math.ceil(tolerance if tolerance >= 1 else tolerance * math.hypot(*found.shape[-2:]))
+    mine, its = contours(found), contours(truth)
+    hit, recalled = (mine & _widened(its, reach)), (its & _widened(mine, reach))
+    drawn, wanted = mine.sum(axis=(-2, -1)), its.sum(axis=(-2, -1))
+    precision = np.where(drawn == 0, 1.0, hit.sum(axis=(-2, -1)) / np.maximum(drawn, 1))
+    recall = np.where(wanted == 0, 1.0, recalled.sum(axis=(-2, -1)) / np.maximum(wanted, 1))
+    total = precision + recall
+    return np.asarray(np.where(total == 0, 0.0, 2 * precision * recall / np.where(total == 0, 1.0, total)))
+
+
+def contours(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(..., H, W): the pixels that differ from their right, lower or lower right neighbour."""
+    masks = masks.astype(bool)
+    right, below, corner = masks.copy(), masks.copy(), masks.copy()
+    right[..., :-1] = masks[..., 1:]
+    below[..., :-1, :] = masks[..., 1:, :]
+    corner[..., :-1, :-1] = masks[..., 1:, 1:]
+    corner[..., -1, :-1], corner[..., :-1, -1] = right[..., -1, :-1], below[..., :-1, -1]
+    return np.asarray((masks ^ right) | (masks ^ below) | (masks ^ corner))
+
+
+def _widened(masks: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Dilated by a disc of that radius in pixels."""
+    offsets = np.arange(-reach, reach + 1)
+    disc = (offsets[:, None] ** 2 + offsets[None] ** 2 <= reach**2).astype(np.float32)
+    flat = torch.from_numpy(masks.reshape(-1, 1, *masks.shape[-2:]).astype(np.float32))
+    wide = F.conv2d(flat, torch.from_numpy(disc)[None, None], padding=reach) > 0.5
+    return np.asarray(wide.numpy().reshape(masks.shape))
+
+
+def score_masks(found: Labels, truth: Labels) -> tuple[Points, Points]:
+    """J and F of each object of a clip, each the mean over the frames but the first and the last, as DAVIS counts.
+
+    Args:
+        found, truth: (T, H, W) numbers of objects, 0 for none, T of at least 3; the objects are those of the first
+            frame of `truth`.
+
+    Returns:
+        Two (objects,) float64 in 0..1.
+
+    Raises:
+        BadInput: other shapes, or a first frame without objects.
+    """
+    if found.shape != truth.shape or truth.ndim != 3 or len(truth) < 3:
+        raise BadInput(f"a clip needs masks (T, H, W), T of at least 3; got {found.shape} and {truth.shape}.")
+    numbers = [number for number in np.unique(truth[0]).tolist() if number]
+    if not numbers:
+        raise BadInput("the first frame of a clip must show at least one object; its mask is empty.")
+    middle = slice(1, -1)
+    pairs = [(found[middle] == number, truth[middle] == number) for number in numbers]
+    regions = np.array([region_similarity(*pair).mean() for pair in pairs])
+    boundaries = np.array([boundary_accuracy(*pair).mean() for pair in pairs])
+    return regions, boundaries
+
+
+def track(tokens: Tensor, first: Labels, rule: PropagationRule | None = None) -> NDArray[np.int64]:
+    """The masks of a clip from that of its first frame.
+
+    Args:
+        tokens: (T, h, w, D) patch tokens of its frames.
+        first: (H, W) numbers of objects in the first frame, 0 for none.
+
+    Returns:
+        (T, H, W) numbers of objects; entry 0 is `first`.
+    """
+    numbers, ranks = _ranked(first)
+    shares = propagate(tokens, patch_labels(ranks, (tokens.shape[1], tokens.shape[2]), len(numbers)), rule)
+    masks = numbers[to_pixels(shares, first.shape)]
+    masks[0] = first
+    return np.asarray(masks)
+
+
+def on_patches(masks: Labels, grid: tuple[int, int]) -> NDArray[np.int64]:
+    """(T, H, W) true masks as labels of patches and back: the most that a clip can score on this grid."""
+    numbers, ranks = _ranked(masks)
+    shares = torch.stack([patch_labels(frame, grid, len(numbers)) for frame in ranks])
+    return np.asarray(numbers[to_pixels(shares, masks.shape[1:])])
+
+
+def _ranked(masks: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers that occur, 0 first, and the place of each pixel's number among them."""
+    numbers = np.unique(np.append(masks.ravel(), 0)).astype(np.int64)
+    return numbers, np.asarray(np.searchsorted(numbers, masks))

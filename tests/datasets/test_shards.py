@@ -46,7 +46,7 @@ def test_pictures_and_texts_belong_together(folder: Path) -> None:
     data = Shards(str(folder / "*.tar"), mix=3)
     for position in range(25):
         sample = data.sample(position)
-        assert sample.picture.decode() == sample.caption.replace("text", "picture")
+        assert sample.media.decode() == sample.caption.replace("text", "picture")
 
 
 def test_samples_do_not_depend_on_what_was_asked_before(folder: Path) -> None:

@@ -5,8 +5,9 @@ import torch
 from doubles import TinyModel
 
 from percepta.training.batching import Tokens, heldout_inputs, make_inputs
-from percepta.training.data import Batch, Part
+from percepta.training.data import Batch
 from percepta.training.recipe import AugmentRecipe
+from percepta.training.sources import Part
 
 
 def part(source: str, captions: list[str], negatives: list[str] | None = None, side: int = 32) -> Part:

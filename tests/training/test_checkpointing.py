@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,13 +23,13 @@ def state(seed: int, optimiser: str = "adamw", width: int = 48) -> TrainingState
 
 
 def step(live: TrainingState) -> None:
-    loss = live.model.encode_image(torch.randn(4, 3, 16, 16)).square().sum()
-    loss = loss + live.model.encode_text(torch.randint(1, 99, (4, 5))).square().sum()
+    loss = live.learner.encode_image(torch.randn(4, 3, 16, 16)).square().sum()
+    loss = loss + live.learner.encode_text(torch.randint(1, 99, (4, 5))).square().sum()
     live.optimiser.zero_grad()
     loss.backward()
     live.optimiser.step()
     assert live.average is not None
-    live.average.update(live.model, 50)
+    live.average.update(live.learner, 50)
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "lamb", "muon"])
@@ -38,16 +40,12 @@ def test_a_restored_state_goes_on_bit_for_bit(tmp_path: Path, optimiser: str) ->
     live.save(tmp_path / "state.safetensors", 3, {"losses": [0.1]})
     other = state(1, optimiser)
     step(other)
-    torch.manual_seed(99)
-    torch.rand(5)
     header = other.restore(tmp_path / "state.safetensors")
-    assert (header["step"], header["losses"], header["schema"]) == (3, [0.1], 1)
-    after_restore = torch.get_rng_state()
-    for _ in range(2):
-        step(other)
-    torch.set_rng_state(after_restore)
-    for _ in range(2):
-        step(live)
+    assert (header["step"], header["losses"], header["schema"]) == (3, [0.1], 2)
+    for going_on in (live, other):
+        torch.manual_seed(99)
+        for _ in range(2):
+            step(going_on)
     assert other.tensors().keys() == live.tensors().keys()
     for name, value in live.tensors().items():
         assert torch.equal(value, other.tensors()[name]), name
@@ -56,19 +54,30 @@ def test_a_restored_state_goes_on_bit_for_bit(tmp_path: Path, optimiser: str) ->
 def test_states_of_other_models_are_refused_whole(tmp_path: Path) -> None:
     state(0).save(tmp_path / "x.safetensors", 1)
     other = state(0, width=24)
-    before = {name: value.clone() for name, value in other.model.state_dict().items()}
+    before = {name: value.clone() for name, value in other.learner.state_dict().items()}
     with pytest.raises(CheckpointMismatch, match=r"misshapen.*another folder"):
         other.restore(tmp_path / "x.safetensors")
-    assert all(torch.equal(value, before[name]) for name, value in other.model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in other.learner.state_dict().items())
 
 
-def test_a_state_without_averages_starts_them_from_the_weights(tmp_path: Path) -> None:
-    live = state(0)
-    TrainingState(live.model, live.optimiser).save(tmp_path / "x.safetensors", 1)
+def test_nothing_is_taken_over_where_the_header_does_not_please(tmp_path: Path) -> None:
+    state(0).save(tmp_path / "x.safetensors", 1, {"colour": "red"})
     other = state(1)
-    other.restore(tmp_path / "x.safetensors")
-    assert other.average is not None
-    assert torch.equal(other.average.tensors["words.weight"], live.model.words.weight)
+    before = {name: value.clone() for name, value in other.learner.state_dict().items()}
+
+    def refuse(header: Mapping[str, Any]) -> None:
+        raise BadInput(f"no {header['colour']} runs")
+
+    with pytest.raises(BadInput, match="no red runs"):
+        other.restore(tmp_path / "x.safetensors", refuse)
+    assert all(torch.equal(value, before[name]) for name, value in other.learner.state_dict().items())
+
+
+def test_states_without_averages_are_refused_where_there_are_some_to_restore(tmp_path: Path) -> None:
+    live = state(0)
+    TrainingState(live.learner, live.optimiser).save(tmp_path / "x.safetensors", 1)
+    with pytest.raises(CheckpointMismatch, match="missing"):
+        state(1).restore(tmp_path / "x.safetensors")
 
 
 def test_files_that_are_no_states_are_named(tmp_path: Path) -> None:
@@ -81,3 +90,6 @@ def test_files_that_are_no_states_are_named(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "c.safetensors", {"a": torch.ones(1)}, {"schema": 9}, HEADER)
     with pytest.raises(BadInput, match="schema 9"):
         read_state(tmp_path / "c.safetensors")
+    write_safetensors(tmp_path / "d.safetensors", {"a": torch.ones(1)}, {"schema": 1}, HEADER)
+    with pytest.raises(BadInput, match="earlier Percepta"):
+        read_state(tmp_path / "d.safetensors")

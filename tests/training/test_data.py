@@ -87,8 +87,8 @@ def test_equal_classes_have_equal_captions_within_a_batch(cifar: Path) -> None:
 def test_second_process_gives_the_same_batches(cifar: Path) -> None:
     inline = data(scenes={"size": 32}, cifar10={"path": str(cifar), "holdout": 50})
     with (
-        batches(replace(inline, workers=1), 8, 0, 3, 7) as (made, heldout),
-        batches(inline, 8, 0, 3, 7) as (plain, kept),
+        batches(Mixture(replace(inline, workers=1), 8, 0), 3, 7) as (made, heldout),
+        batches(Mixture(inline, 8, 0), 3, 7) as (plain, kept),
     ):
         assert [part.source for part in heldout] == [part.source for part in kept] == ["scenes", "cifar10"]
         pairs = list(zip(made, plain, strict=True))
@@ -98,7 +98,7 @@ def test_second_process_gives_the_same_batches(cifar: Path) -> None:
 
 def test_errors_of_the_second_process_reach_the_first(tmp_path: Path) -> None:
     recipe = replace(data(cifar10={"path": str(tmp_path / "none.parquet")}), workers=1)
-    with pytest.raises(PerceptaError, match=r"there is no file .*none.parquet"), batches(recipe, 8, 0, 0, 2):
+    with pytest.raises(PerceptaError, match=r"there is no file .*none.parquet"), batches(Mixture(recipe, 8, 0), 0, 2):
         pass
 
 
@@ -147,4 +147,4 @@ def test_shards_source_reads_pairs(tmp_path: Path) -> None:
 
 def test_a_holdout_that_leaves_nothing_is_refused(cifar: Path) -> None:
     with pytest.raises(BadMedia, match="must leave some"):
-        Mixture(data(cifar10={"path": str(cifar), "holdout": 400}), 8, 0)
+        Mixture(data(cifar10={"path": str(cifar), "holdout": 400}), 8, 0).batch(0)

@@ -203,11 +203,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, cifar: Path) ->
         run(recipe(tmp_path, cifar), model=broken)
 
 
-def test_several_devices_are_refused(tmp_path: Path, cifar: Path) -> None:
-    with pytest.raises(BadInput, match="devices of a recipe must be 1"):
-        run(recipe(tmp_path, cifar, devices=2), model=model())
-
-
 def test_starting_afresh_ignores_the_saved_state(tmp_path: Path, cifar: Path) -> None:
     run(recipe(tmp_path, cifar), model=model())
     again = run(recipe(tmp_path, cifar, steps=6, decay=0), model=model(), resume=False)

@@ -1,23 +1,16 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import torch
 import torch.nn.functional as functional
 
 from percepta.training.precision import forward_precision, product_precision
 
 
-def fabric(kind: str = "cpu") -> Any:
-    return SimpleNamespace(device=torch.device(kind), autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-
-
 def test_attention_runs_in_float32_and_products_in_bfloat16() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 2, 5, 8).bfloat16()
     layer = torch.nn.Linear(4, 4)
-    with forward_precision(fabric(), "bfloat16-mixed"):
+    with forward_precision("cpu", "bfloat16-mixed"):
         assert layer(torch.randn(2, 4)).dtype == torch.bfloat16
         mixed = functional.scaled_dot_product_attention(query, key, value=value, is_causal=True)
     exact = functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True)
@@ -28,7 +21,7 @@ def test_attention_runs_in_float32_and_products_in_bfloat16() -> None:
 def test_a_float_mask_is_taken_along() -> None:
     query = torch.randn(1, 1, 3, 8).bfloat16()
     mask = torch.zeros(3, 3).bfloat16()
-    with forward_precision(fabric(), "bfloat16-mixed"):
+    with forward_precision("cpu", "bfloat16-mixed"):
         assert functional.scaled_dot_product_attention(query, query, query, attn_mask=mask).dtype == torch.bfloat16
 
 

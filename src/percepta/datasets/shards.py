@@ -1,4 +1,4 @@
-"""Webdataset shards (tar files of a.jpg beside a.txt) as one long, shuffled, randomly accessible list.
+"""Webdataset shards (tar files of a.jpg or a.mp4 beside a.txt) as one long, shuffled, randomly accessible list.
 
 Unusual: the usual readers stream, so that a resumed run must replay or repeat data. Here the tar headers are indexed
 once, so that sample number i of a seed is always the same sample, whoever asks and whenever.
@@ -19,39 +19,43 @@ import numpy as np
 from percepta.errors import BadMedia, out_of_range
 
 PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
+VIDEO_SUFFIXES = frozenset({"mp4", "mov", "webm", "mkv", "avi", "gif"})
+KINDS = {**dict.fromkeys(PICTURE_SUFFIXES, "picture"), **dict.fromkeys(VIDEO_SUFFIXES, "video")}
 OPEN_INDEXES = 64
 """Indexes of that many shards are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture, still encoded, and its caption."""
+    """One picture or video, still encoded, and its caption."""
 
     key: str
-    picture: bytes
+    media: bytes
     caption: str
 
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """Where the samples of one tar file lie: (key, picture offset, picture size, text offset, text size)."""
+    """Where the samples of one tar file lie: (key, media offset, media size, text offset, text size)."""
 
     path: Path
     entries: tuple[tuple[str, int, int, int, int], ...]
 
     def read(self, number: int) -> Sample:
         """Sample `number` of this shard."""
-        key, picture_offset, picture_size, text_offset, text_size = self.entries[number]
+        key, media_offset, media_size, text_offset, text_size = self.entries[number]
         with self.path.open("rb") as file:
-            file.seek(picture_offset)
-            picture = file.read(picture_size)
+            file.seek(media_offset)
+            media = file.read(media_size)
             file.seek(text_offset)
             caption = file.read(text_size).decode("utf-8", "replace").strip()
-        return Sample(key, picture, caption)
+        return Sample(key, media, caption)
 
 
 def members_of(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """Sample keys to suffixes to (offset, size) of a tar file, from its headers; every picture suffix is "picture".
+    """Sample keys to suffixes to (offset, size) of a tar file, from its headers.
+
+    Every suffix of a picture is "picture" and of a video "video"; the others are in small letters.
 
     Raises:
         BadMedia: not a readable tar file.
@@ -62,24 +66,22 @@ def members_of(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
             for member in archive:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
-                kind = "picture" if suffix.lower() in PICTURE_SUFFIXES else suffix.lower()
+                kind = KINDS.get(suffix.lower(), suffix.lower())
                 if member.isfile():
                     places.setdefault(f"{folder}/{stem}", {})[kind] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
-        raise BadMedia(f"{path} must be a tar file of pictures and texts; {error}.") from error
+        raise BadMedia(f"{path} must be a tar file of pictures or videos and texts; {error}.") from error
     return places
 
 
-def index_shard(path: Path) -> ShardIndex:
-    """Index of a tar file from its headers; members without a partner are left out.
+def index_shard(path: Path, kind: str = "picture") -> ShardIndex:
+    """Index of a tar file from its headers; `kind` is "picture" or "video", members without a partner are left out.
 
     Raises:
         BadMedia: not a readable tar file.
     """
     entries = tuple(
-        (key, *kinds["picture"], *kinds["txt"])
-        for key, kinds in members_of(path).items()
-        if {"picture", "txt"} <= set(kinds)
+        (key, *kinds[kind], *kinds["txt"]) for key, kinds in members_of(path).items() if {kind, "txt"} <= set(kinds)
     )
     return ShardIndex(path, entries)
 
@@ -93,15 +95,16 @@ class Shards:
     Args:
         pattern: a glob such as "/data/shards/*.tar".
         mix: number of shards shuffled together; more mixes better and seeks more.
+        kind: "picture" or "video".
 
     Raises:
         BadMedia: nothing matches, or no sample is found. BadInput: `mix` below 1.
     """
 
-    def __init__(self, pattern: str, mix: int = 8) -> None:
+    def __init__(self, pattern: str, mix: int = 8, kind: str = "picture") -> None:
         if mix < 1:
             raise out_of_range("mix", mix, "1 or more", "Shards")
-        self.mix = mix
+        self.mix, self.kind = mix, kind
         self.paths = [Path(path) for path in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]
         if not self.paths:
             raise BadMedia(f"shards must be given as a glob of tar files; nothing matches {pattern}.")
@@ -112,7 +115,8 @@ class Shards:
             for number, path in enumerate(self.paths)
         ]
         if not sum(self.sizes):
-            raise BadMedia(f"shards {pattern} must hold pairs such as a.jpg and a.txt; none was found.")
+            ending = "jpg" if kind == "picture" else "mp4"
+            raise BadMedia(f"shards {pattern} must hold pairs such as a.{ending} and a.txt; none was found.")
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -153,7 +157,7 @@ class Shards:
         if shard in self._indexes:
             self._indexes.move_to_end(shard)
         else:
-            self._indexes[shard] = index_shard(self.paths[shard])
+            self._indexes[shard] = index_shard(self.paths[shard], self.kind)
             while len(self._indexes) > OPEN_INDEXES:
                 self._indexes.popitem(last=False)
         return self._indexes[shard]

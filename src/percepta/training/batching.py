@@ -7,43 +7,60 @@ exact for text towers that read causally up to an end token.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from percepta.training.augmentation import prepare_pictures
-from percepta.training.data import Batch, Part
+from percepta.training.augmentation import Draws, prepare_pictures
+from percepta.training.data import Batch
+from percepta.training.sources import Part
 
 REMEMBERED_CAPTIONS = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Tensors of one update.
+class Inputs(NamedTuple):
+    """Tensors of one update, or of one process's share of it.
 
     Attributes:
-        pictures: (B, 3, S, S) float32.
+        pictures: (P, 3, S, S) float32, the pictures of all samples in order; a video has several.
+        runs: (number of samples, pictures of each) for each stretch of alike samples, B samples in all.
         tokens: (U, n) int64, one row for each distinct caption.
         caption_ids: (B,) row of each sample's caption.
+        caption_keys: (B,) int64, equal where captions are, in every process.
         negative_ids: (B,) row of each sample's hard negative, or None where no sample has one.
         negative_mask: (B,) bool, whether the sample has one.
     """
 
     pictures: Tensor
+    runs: tuple[tuple[int, int], ...]
     tokens: Tensor
     caption_ids: Tensor
+    caption_keys: Tensor
     negative_ids: Tensor | None
     negative_mask: Tensor | None
 
     def to(self, device: torch.device) -> Inputs:
         """The same on another device."""
-        moved = [None if value is None else value.to(device, non_blocking=True) for value in self._values()]
-        return Inputs(*moved)  # type: ignore[arg-type]
+        moved = [value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in self]
+        return Inputs(*moved)
 
-    def _values(self) -> tuple[Tensor | None, ...]:
-        return self.pictures, self.tokens, self.caption_ids, self.negative_ids, self.negative_mask
+
+def sample_means(embeddings: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+    """(P, D) embeddings of pictures to (B, D) of samples; a video is the mean of its frames, not scaled afterwards."""
+    if all(frames == 1 for _, frames in runs):
+        return embeddings
+    stretches = embeddings.split([count * frames for count, frames in runs])
+    return torch.cat([rows.unflatten(0, run).mean(1) for rows, run in zip(stretches, runs, strict=True)])
+
+
+def number_of(*parts: object) -> int:
+    """A number of 63 bits that stands for its arguments, the same on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 class Tokens:
@@ -70,14 +87,22 @@ class Tokens:
 
 def make_inputs(batch: Batch, size: int, tokens: Tokens, seed: int, hard_negatives: bool = True) -> Inputs:
     """Varied pictures of side `size` and the token rows of a batch; a function of (seed, step) alone."""
-    generator = torch.Generator().manual_seed((seed << 32) + batch.step)
-    pictures = torch.cat([prepare_pictures(part.pictures, size, part.augment, generator) for part in batch.parts])
-    return _gather(batch.parts, pictures, tokens, hard_negatives)
+    pictures = []
+    for part in batch.parts:
+        generator = torch.Generator().manual_seed(number_of(seed, batch.step, part.source))
+        draws = Draws(generator, part.total or len(part.captions), part.rows, part.frames)
+        pictures.append(prepare_pictures(_flat(part), size, part.augment, draws))
+    return _gather(batch.parts, torch.cat(pictures), tokens, hard_negatives)
 
 
 def heldout_inputs(part: Part, size: int, tokens: Tokens) -> Inputs:
     """The tensors of validation samples, not varied."""
-    return _gather((part,), prepare_pictures(part.pictures, size), tokens, hard_negatives=True)
+    return _gather((part,), prepare_pictures(_flat(part), size), tokens, hard_negatives=True)
+
+
+def _flat(part: Part) -> np.ndarray:
+    """(P, H, W, 3) pictures of a part, frames of videos one after the other."""
+    return part.pictures.reshape(-1, *part.pictures.shape[-3:])
 
 
 def _gather(parts: Sequence[Part], pictures: Tensor, tokens: Tokens, hard_negatives: bool) -> Inputs:
@@ -93,8 +118,10 @@ def _gather(parts: Sequence[Part], pictures: Tensor, tokens: Tokens, hard_negati
     some = any(mask)
     return Inputs(
         pictures,
+        tuple((len(part.captions), part.frames) for part in parts),
         tokens(list(rows)),
         torch.tensor(caption_ids),
+        torch.tensor([number_of(caption) for part in parts for caption in part.captions]),
         torch.tensor(negative_ids) if some else None,
         torch.tensor(mask) if some else None,
     )

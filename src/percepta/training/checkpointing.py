@@ -1,13 +1,14 @@
 """Training states as safetensors: everything that the next step depends on, so that a resumed run is exact.
 
-Unusual: nothing is pickled. Tensors of the model, the averages, the optimiser and the random generators stand under
-their prefix; the step and all plain numbers are JSON in the header, with a schema number.
+Unusual: nothing is pickled. Tensors of the learner, the averages and the optimiser stand under their prefix; the step
+and all plain numbers are JSON in the header, with a schema number. Random generators need no place: every step seeds
+them by its number.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from percepta.checkpoints import write_safetensors
 from percepta.errors import BadInput, CheckpointMismatch
 from percepta.training.averaging import MovingAverage
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER = "percepta_training"
 
 
@@ -29,29 +30,26 @@ class TrainingState:
     """The live objects of a run; `save` reads and `restore` writes them.
 
     Attributes:
-        model: weights and buffers.
-        optimiser: over parameters of `model`.
-        average: averaged weights, or None.
+        learner: weights and buffers.
+        optimiser: over parameters of `learner`.
+        average: averaged weights of the model inside, or None.
     """
 
-    model: nn.Module
+    learner: nn.Module
     optimiser: torch.optim.Optimizer
     average: MovingAverage | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors under "model.", "average.", "optimiser.", "group." and "random."."""
-        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        """All tensors under "learner.", "average.", "optimiser." and "group."."""
+        found = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         if self.average is not None:
             found |= {f"average.{name}": value for name, value in self.average.tensors.items()}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.learner.named_parameters():
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 found[f"optimiser.{name}/{key}"] = torch.as_tensor(value)
         for number, group in enumerate(self.optimiser.param_groups):
             if "step" in group:  # LAMB counts by group
                 found[f"group.{number}"] = torch.as_tensor(group["step"])
-        found["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            found["random.cuda"] = torch.cuda.get_rng_state()
         return found
 
     def save(self, path: Path, step: int, details: Mapping[str, Any] | None = None) -> None:
@@ -59,32 +57,35 @@ class TrainingState:
         header = {"schema": SCHEMA, "step": step, "position": step, **(details or {})}
         write_safetensors(path, self.tensors(), header, key=HEADER)
 
-    def restore(self, path: Path) -> dict[str, Any]:
+    def restore(self, path: Path, check: Callable[[Mapping[str, Any]], None] | None = None) -> dict[str, Any]:
         """Take over the state in `path`; returns its header: "step" (updates made) and what `save` was given.
 
+        Args:
+            path: the file.
+            check: is shown the header before anything is taken over, and may raise.
+
         Raises:
-            BadInput: not a training state, or of a newer schema. CheckpointMismatch: of another model.
+            BadInput: not a training state, or of another schema. CheckpointMismatch: of another model.
         """
         header, tensors = read_state(path)
+        if check is not None:
+            check(header)
         groups: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             prefix, _, rest = name.partition(".")
             groups.setdefault(prefix, {})[rest] = value
-        _check(path, self.model.state_dict(), groups.get("model", {}))
-        self.model.load_state_dict(groups["model"])
+        _check(path, self.learner.state_dict(), groups.get("learner", {}))
         if self.average is not None:
-            averages = groups.get("average") or {name: groups["model"][name] for name in self.average.tensors}
-            _check(path, self.average.tensors, averages)
+            _check(path, self.average.tensors, groups.get("average", {}))
+        self.learner.load_state_dict(groups["learner"])
+        if self.average is not None:
             for name, value in self.average.tensors.items():
-                value.copy_(averages[name])
+                value.copy_(groups["average"][name])
         self._restore_optimiser(groups.get("optimiser", {}), groups.get("group", {}))
-        torch.set_rng_state(groups["random"]["cpu"])
-        if "cuda" in groups["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(groups["random"]["cuda"])
         return header
 
     def _restore_optimiser(self, values: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> None:
-        parameters = dict(self.model.named_parameters())
+        parameters = dict(self.learner.named_parameters())
         self.optimiser.state.clear()
         for name, value in values.items():
             owner, _, key = name.rpartition("/")
@@ -97,7 +98,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a training state.
 
     Raises:
-        BadInput: not one, or of a newer schema.
+        BadInput: not one, or of another schema.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -110,6 +111,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise BadInput(f"{path} must be a training state; it is a plain checkpoint. Choose another folder for `out`.")
     if header["schema"] > SCHEMA:
         raise BadInput(f"{path} has schema {header['schema']}; this Percepta reads up to {SCHEMA}: upgrade it.")
+    if header["schema"] < SCHEMA:
+        raise BadInput(f"{path} was written by an earlier Percepta (schema {header['schema']}); begin the run anew.")
     return header, tensors
 
 

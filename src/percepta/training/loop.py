@@ -2,14 +2,13 @@
 
 Batch, pictures and tokens, objective, update, log, save: `_Run.update` is the whole of a step. A step is a function of
 the recipe, the step number and the saved state, so that a run which was killed and resumed gives the same weights, bit
-for bit on a CPU, as one that was not.
+for bit on a CPU, as one that was not. Several processes deal out each batch among them and take the same steps.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -21,19 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from percepta.checkpoints import write_safetensors
-from percepta.errors import BadInput, MissingExtra
-from percepta.running.loading import build, save
+from percepta.errors import BadInput
+from percepta.running.loading import build, load, save
 from percepta.training.averaging import MovingAverage
-from percepta.training.batching import Inputs, Tokens, make_inputs
+from percepta.training.batching import Tokens, make_inputs, number_of
 from percepta.training.checkpointing import TrainingState
-from percepta.training.data import Batch, Part, batches
+from percepta.training.data import Batch, Mixture, batches
 from percepta.training.interruption import stop_flag
-from percepta.training.objectives import LOG_SCALE_LIMIT, contrastive_loss
+from percepta.training.launching import make_fabric, processes, share_threads
+from percepta.training.learner import Learner
+from percepta.training.objectives import LOG_SCALE_LIMIT
 from percepta.training.optimisers import make_optimiser
-from percepta.training.precision import FABRIC_NAMES, forward_precision, product_precision
+from percepta.training.precision import product_precision
+from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe, read_recipe
 from percepta.training.records import Records
 from percepta.training.schedules import schedule_factor
+from percepta.training.sources import Part
 from percepta.training.validation import validate
 
 Figures = Mapping[str, float | int | str]
@@ -52,12 +55,14 @@ class RunResult:
         step: updates made so far.
         finished: False where it was interrupted; run it again to go on.
         figures: the latest figures, by name.
+        rank: number of this process among those of the run; the first one (0) speaks for all.
     """
 
     folder: Path
     step: int
     finished: bool
     figures: dict[str, float | int | str]
+    rank: int = 0
 
 
 def run(
@@ -72,21 +77,28 @@ def run(
     Args:
         recipe: a recipe, a YAML file or the name of a packaged recipe.
         model: trained in place of a newly built one; needs `encode_image`, `encode_text`, `tokenize`, `logit_scale`.
-        resume: go on from the state in the recipe's folder where there is one; False starts afresh.
-        progress: told after every update.
+        resume: go on from the state in the recipe's folder where there is one; False starts afresh, and removes the
+            state and the result that an earlier run left there.
+        progress: told after every update (in the first process).
 
     Raises:
         BadInput: a recipe that cannot be run. MissingExtra: Lightning is not installed.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
-    fabric = _make_fabric(recipe)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    live = _Run(recipe, fabric, _build(recipe) if model is None else model)
-    step = live.restore() if resume else 0
-    records = Records(recipe.folder, keep_until=step)
-    source = batches(recipe.data, recipe.batch_size, recipe.seed, step, recipe.steps)
+    with processes(recipe, model, resume) as ranks:
+        share_threads(recipe, ranks)
+        torch.manual_seed(recipe.seed)
+        model = make_model(recipe) if model is None else model
+        live = _Run(recipe, make_fabric(recipe, ranks), model, ranks)
+        return _train(live, resume, progress if ranks.first else None)
+
+
+def _train(live: _Run, resume: bool, progress: Progress | None) -> RunResult:
+    recipe, ranks = live.recipe, live.ranks
+    step = live.restore() if resume else live.clear()
+    records = Records(recipe.folder, keep_until=step) if ranks.first else None
+    mixture = Mixture(recipe.data, recipe.batch_size, recipe.seed, ranks.rank, ranks.size)
+    source = batches(mixture, step, recipe.steps)
     with product_precision(recipe.precision), stop_flag() as stopped, source as (made, heldout):
         for batch in made:
             live.update(batch)
@@ -94,30 +106,31 @@ def run(
             live.after(step, heldout, records)
             if progress is not None:
                 progress(step, recipe.steps, live.figures)
-            if stopped.is_set() and step < recipe.steps:
+            if ranks.any(stopped.is_set(), live.fabric.device) and step < recipe.steps:
                 live.save(step)
-                return RunResult(recipe.folder, step, False, dict(live.figures))
+                return RunResult(recipe.folder, step, False, dict(live.figures), ranks.rank)
     live.write_model(step)
-    return RunResult(recipe.folder, step, True, dict(live.figures))
+    return RunResult(recipe.folder, step, True, dict(live.figures), ranks.rank)
 
 
 class _Run:
     """The live objects of a run and what is done with them."""
 
-    def __init__(self, recipe: Recipe, fabric: Any, model: Any) -> None:
-        self.recipe, self.fabric, self.plain = recipe, fabric, model.train()
+    def __init__(self, recipe: Recipe, fabric: Any, model: Any, ranks: Ranks) -> None:
+        self.recipe, self.fabric, self.ranks, self.plain = recipe, fabric, ranks, model.train()
         self.size = _native_size(model)
+        self.learner = Learner(model, recipe, ranks).to(fabric.device)
         self.optimiser = make_optimiser(
             recipe.optimiser,
-            model.to(fabric.device),
+            self.learner,
             recipe.learning_rate,
             recipe.weight_decay,
             recipe.betas,
             recipe.epsilon,
         )
-        _, self.wrapped_optimiser = fabric.setup(model, self.optimiser)
+        self.wrapped, self.wrapped_optimiser = fabric.setup(self.learner, self.optimiser)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
-        self.state = TrainingState(model, self.optimiser, self.average)
+        self.state = TrainingState(self.learner, self.optimiser, self.average)
         self.tokens = Tokens(model.tokenize)
         self.figures: dict[str, float | int | str] = {}
         self.losses: list[Tensor] = []
@@ -128,11 +141,12 @@ class _Run:
         recipe = self.recipe
         size = recipe.image_size(batch.step) or self.size
         inputs = make_inputs(batch, size, self.tokens, recipe.seed, recipe.hard_negative_weight > 0)
-        loss = self.loss(inputs.to(self.fabric.device))
+        torch.manual_seed(number_of(recipe.seed, batch.step, self.ranks.rank))  # for what the model itself draws
+        losses = self.wrapped(inputs.to(self.fabric.device))
         self.wrapped_optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        self.fabric.backward(losses[0])
         if recipe.gradient_clip:
-            nn.utils.clip_grad_norm_(self.plain.parameters(), recipe.gradient_clip, foreach=True)
+            nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.gradient_clip, foreach=True)
         factor = schedule_factor(recipe.schedule, batch.step, recipe.steps, recipe.warmup_steps, recipe.decay_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * factor
@@ -141,34 +155,19 @@ class _Run:
             self.plain.logit_scale.clamp_(max=LOG_SCALE_LIMIT)
         if self.average is not None:
             self.average.update(self.plain, batch.step)
-        self.losses.append(loss.detach())
+        self.losses.append(losses.detach())
         self.figures |= {"image_size": size, "learning_rate": recipe.learning_rate * factor}
 
-    def loss(self, inputs: Inputs) -> Tensor:
-        """Contrastive loss of a batch; each distinct caption is encoded once."""
-        with forward_precision(self.fabric, self.recipe.precision):
-            images = self.plain.encode_image(inputs.pictures)
-            texts = self.plain.encode_text(inputs.tokens)
-        negatives = None if inputs.negative_ids is None else texts[inputs.negative_ids]
-        return contrastive_loss(
-            images,
-            texts[inputs.caption_ids],
-            self.plain.logit_scale,
-            inputs.caption_ids,
-            negatives,
-            inputs.negative_mask,
-            self.recipe.hard_negative_weight or 1.0,
-        )
-
-    def after(self, step: int, heldout: list[Part], records: Records) -> None:
+    def after(self, step: int, heldout: list[Part], records: Records | None) -> None:
         """Log, validate and save where `step` updates are a multiple of the recipe's intervals."""
         recipe, last = self.recipe, step == self.recipe.steps
         if _due(step, recipe.log_every) or last:
-            losses = torch.stack(self.losses)
+            losses = self.ranks.mean(torch.stack(self.losses))
             passed, self.losses = time.perf_counter() - self.last_log, []
+            means = [round(value, 5) for value in losses.mean(0).tolist()]
             now: dict[str, float | int | str] = {
                 **{name: self.figures[name] for name in ("image_size", "learning_rate")},
-                "loss": round(losses.mean().item(), 5),
+                **dict(zip(self.learner.names, means, strict=True)),
                 "logit_scale": round(self.plain.logit_scale.exp().item(), 4),
                 "samples_per_second": round(len(losses) * recipe.batch_size / passed, 1),
             }
@@ -178,9 +177,10 @@ class _Run:
                     f"the loss of {recipe.model} is no longer finite at step {step}; lower learning_rate or set "
                     "gradient_clip, then run again to go on from the last saved state."
                 )
-            records.write(step, now)
+            if records is not None:
+                records.write(step, now)
             self.last_log = time.perf_counter()
-        if heldout and (_due(step, recipe.evaluate_every) or (last and recipe.evaluate_every)):
+        if heldout and records is not None and (_due(step, recipe.evaluate_every) or (last and recipe.evaluate_every)):
             found = validate(self.result(), heldout, self.size, self.tokens, self.fabric.device)
             self.figures |= found
             records.write(step, {f"validation.{name}": value for name, value in found.items()})
@@ -198,8 +198,10 @@ class _Run:
         return averaged
 
     def save(self, step: int) -> None:
-        """Write the state that a later run resumes from."""
-        pending = [loss.item() for loss in self.losses]
+        """Write the state that a later run resumes from, with whatever number of processes."""
+        pending = self.ranks.mean(torch.stack(self.losses)).tolist() if self.losses else []
+        if not self.ranks.first:
+            return
         self.state.save(self.recipe.folder / STATE_FILE, step, {"recipe": asdict(self.recipe), "losses": pending})
 
     def restore(self) -> int:
@@ -207,17 +209,27 @@ class _Run:
         path = self.recipe.folder / STATE_FILE
         if not path.is_file():
             return 0
-        header = self.state.restore(path)
+        header = self.state.restore(path, self._check_recipe)
+        self.losses = [torch.tensor(loss, device=self.fabric.device) for loss in header.get("losses", ())]
+        return int(header["step"])
+
+    def _check_recipe(self, header: Mapping[str, Any]) -> None:
         if changed := changed_fields(header.get("recipe", {}), asdict(self.recipe)):
             raise BadInput(
                 f"{self.recipe.folder} holds a run of another recipe ({', '.join(changed[:5])} differ); choose another "
                 "folder for out, or begin anew with --overwrite."
             )
-        self.losses = [torch.tensor(loss, device=self.fabric.device) for loss in header.get("losses", ())]
-        return int(header["step"])
+
+    def clear(self) -> int:
+        """Remove what an earlier run left, which a later `restore` would take for this run's; 0 updates made."""
+        for name in (STATE_FILE, MODEL_FILE) if self.ranks.first else ():
+            (self.recipe.folder / name).unlink(missing_ok=True)
+        return 0
 
     def write_model(self, step: int) -> None:
         """Write the result as plain weights that `percepta.load` reads."""
+        if not self.ranks.first:
+            return
         model, path = self.result(), self.recipe.folder / MODEL_FILE
         if type(model).__module__.startswith("percepta."):
             save(model, path)
@@ -225,7 +237,10 @@ class _Run:
             write_safetensors(path, model.state_dict(), {"step": step})
 
 
-MAY_CHANGE = ("out", "steps", "threads", "log_every", "save_every", "evaluate_every", "workers", "ahead", "path")
+MAY_CHANGE = (
+    "out", "steps", "accelerator", "devices", "threads", "log_every", "save_every", "evaluate_every",
+    "workers", "ahead", "path",
+)  # fmt: skip
 
 
 def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -246,21 +261,14 @@ def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _build(recipe: Recipe) -> Any:
-    return build(recipe.model, **recipe.model_overrides)
+def make_model(recipe: Recipe) -> Any:
+    """The model that a run starts from: fresh, with its own weights, or with those of a file."""
+    if not recipe.weights:
+        return build(recipe.model, **recipe.model_overrides)
+    weights = None if recipe.weights == "pretrained" else recipe.weights
+    return load(recipe.model, weights=weights, **recipe.model_overrides)
 
 
 def _native_size(model: Any) -> int:
     size = model.config.image_size
     return int(size if isinstance(size, int) else size[0])
-
-
-def _make_fabric(recipe: Recipe) -> Any:
-    if recipe.devices > 1:
-        raise BadInput(f"devices of a recipe must be 1 (negatives are not yet gathered); got {recipe.devices}.")
-    try:
-        from lightning.fabric import Fabric
-    except ImportError as error:
-        raise MissingExtra("lightning", "train", "Training") from error
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision of every run
-    return Fabric(accelerator=recipe.accelerator, devices=1, precision=FABRIC_NAMES[recipe.precision])

@@ -1,13 +1,14 @@
 """Training objectives: pure functions from embeddings to a loss.
 
-Contrastive loss of CLIP (arXiv 2103.00020) as the Perception Encoder uses it (arXiv 2504.13181, section 2).
-Unusual: samples with equal captions share the target, so that small vocabularies (class names, grammars) can be
-learned with large batches; with distinct captions it is the papers' loss.
+Contrastive loss of CLIP (arXiv 2103.00020) as the Perception Encoder uses it (arXiv 2504.13181, section 2), and its
+mask regularisation (section 2.1). Unusual: samples with equal captions share the target, so that small vocabularies
+(class names, grammars) can be learned with large batches; with distinct captions it is the papers' loss.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as functional
@@ -27,12 +28,18 @@ def contrastive_loss(
     hard_negatives: Tensor | None = None,
     hard_negative_mask: Tensor | None = None,
     hard_negative_weight: float = 1.0,
+    gather: Callable[[Tensor], Tensor] | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Symmetric softmax cross entropy between images and texts of one batch.
 
     Row i of `images` belongs to row i of `texts`. Every other row is a negative, except rows with the same caption id:
     the target is uniform over all rows of that id. Hard negatives are extra columns of the image-to-text direction,
     each seen by its own image only.
+
+    Where several processes share the batch, each computes its own rows against the columns of all. The mean of their
+    losses is the loss of the whole batch, and the mean of their gradients its gradient, if `gather` passes on the sum
+    of all gradients.
 
     Args:
         images: (B, D) image embeddings; normalised here.
@@ -42,6 +49,8 @@ def contrastive_loss(
         hard_negatives: (B, D) or (B, K, D) embeddings of wrong captions for each image.
         hard_negative_mask: (B,) or (B, K) bool, True where a hard negative exists; None says everywhere.
         hard_negative_weight: how many ordinary negatives a hard one counts as; positive.
+        gather: from (B, ...) of this process to (B * processes, ...) of all, in their order; None for one process.
+        first: place of row 0 among the gathered ones.
 
     Returns:
         0-d float32 loss, the mean of both directions.
@@ -54,29 +63,30 @@ def contrastive_loss(
     images = functional.normalize(images.float(), dim=-1)
     texts = functional.normalize(texts.float(), dim=-1)
     scale = logit_scale.float().clamp(max=LOG_SCALE_LIMIT).exp()
-    to_texts = scale * images @ texts.T
-    to_images = to_texts.T
+    everyone = gather or (lambda own: own)
+    to_texts = scale * images @ everyone(texts).T
+    to_images = scale * texts @ everyone(images).T
     if hard_negatives is not None:
         extra = _hard_negative_logits(images, hard_negatives, hard_negative_mask, scale)
         to_texts = torch.cat([to_texts, extra + math.log(hard_negative_weight)], dim=1)
-    targets = _shared_targets(caption_ids, images)
+    targets = _targets(caption_ids, to_images, everyone, first)
     return (_cross_entropy(to_texts, targets) + _cross_entropy(to_images, targets)) / 2
 
 
-def _shared_targets(caption_ids: Tensor | None, images: Tensor) -> Tensor | None:
-    """(B, B) rows of equal weights over equal captions, or None when every caption is its own."""
+def _targets(caption_ids: Tensor | None, logits: Tensor, gather: Callable[[Tensor], Tensor], first: int) -> Tensor:
+    """What each row (B) should choose among the columns: a column number, or equal weights over equal captions."""
     if caption_ids is None:
-        return None
-    if caption_ids.shape != images.shape[:1]:
-        raise wrong_shape("caption_ids", caption_ids.shape, f"({len(images)},)", "contrastive_loss")
-    equal = (caption_ids[:, None] == caption_ids[None, :]).to(images.dtype)
+        return torch.arange(first, first + len(logits), device=logits.device)
+    if caption_ids.shape != logits.shape[:1]:
+        raise wrong_shape("caption_ids", caption_ids.shape, f"({len(logits)},)", "contrastive_loss")
+    equal = (caption_ids[:, None] == gather(caption_ids)[None, :]).to(logits.dtype)
     return equal / equal.sum(dim=1, keepdim=True)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor | None) -> Tensor:
-    """Mean over rows; `targets` cover the first B columns, the diagonal where None."""
-    if targets is None:
-        return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over rows; weights among `targets` cover the first columns, hard negatives come after."""
+    if targets.ndim == 1:
+        return functional.cross_entropy(logits, targets)
     log_probabilities = logits.log_softmax(dim=1)[:, : targets.shape[1]]
     return -(targets * log_probabilities).sum(dim=1).mean()
 
@@ -92,3 +102,25 @@ def _hard_negative_logits(images: Tensor, negatives: Tensor, mask: Tensor | None
     if mask is None:
         return logits
     return logits.masked_fill(~mask.reshape(logits.shape), float("-inf"))
+
+
+def masked_token_loss(tokens: Tensor, targets: Tensor, hidden: Tensor) -> Tensor:
+    """Mask regularisation: 1 - cosine between a hidden token and the same token of the pass that hid nothing.
+
+    Args:
+        tokens: (C, N, D) output tokens of the pass with hidden places.
+        targets: (C, N, D) output tokens of the same pictures with nothing hidden; receives no gradient.
+        hidden: (C, N) bool, True at hidden places, at least one; only these count.
+
+    Returns:
+        0-d float32 in [0, 2], the mean over all hidden places.
+
+    Raises:
+        BadInput: if the shapes do not fit together.
+    """
+    if tokens.ndim != 3 or tokens.shape != targets.shape:
+        raise wrong_shape("targets", targets.shape, f"of tokens, {tuple(tokens.shape)}", "masked_token_loss")
+    if hidden.shape != tokens.shape[:2]:
+        raise wrong_shape("hidden", hidden.shape, f"{tuple(tokens.shape[:2])}", "masked_token_loss")
+    cosines = functional.cosine_similarity(tokens[hidden].float(), targets.detach()[hidden].float(), dim=-1)
+    return 1 - cosines.mean()

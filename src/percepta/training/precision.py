@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -18,20 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from percepta.training.recipe import Precision
 
-FABRIC_NAMES: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
-    "float32": "32-true",
-    "bfloat16-products": "32-true",
-    "bfloat16-mixed": "bf16-mixed",
-}
-
 
 @contextlib.contextmanager
-def forward_precision(fabric: Any, precision: Precision) -> Iterator[None]:
-    """The context in which a model's methods are to be called; Fabric itself covers `forward` only."""
-    attention: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if precision == "bfloat16-mixed" and fabric.device.type == "cpu":
-        attention = _Float32Attention()
-    with fabric.autocast(), attention:
+def forward_precision(device: str, precision: Precision) -> Iterator[None]:
+    """The context in which a model's methods are to be called; `device` is its kind, such as "cpu"."""
+    if precision != "bfloat16-mixed":
+        yield
+        return
+    attention = _Float32Attention() if device == "cpu" else contextlib.nullcontext()
+    with torch.autocast(device, dtype=torch.bfloat16), attention:
         yield
 
 

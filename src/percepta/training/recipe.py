@@ -24,6 +24,7 @@ from percepta.training.schedules import schedule_factor
 
 FORBID = {"extra": "forbid"}
 Precision = Literal["float32", "bfloat16-products", "bfloat16-mixed"]
+SOURCE_NAMES = ("scenes", "cifar10", "folder", "shards", "clips", "videos")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,60 @@ class ShardsRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipsRecipe:
+    """Clips of the procedural world; a clip is one sample, the mean of its frames.
+
+    Attributes:
+        frames: frames of a clip, from its first to its last.
+        captions: "content" says what is seen, "motion" also what moves where, which a mean of frames cannot tell.
+        size, hard_negatives, options: as for scenes.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    weight: float = 1.0
+    size: int = 64
+    frames: int = 8
+    captions: Literal["content", "motion"] = "content"
+    hard_negatives: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    augment: AugmentRecipe = RELATIONS
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise out_of_range("frames", self.frames, "1 or more", "clips")
+
+
+@dataclass(frozen=True, slots=True)
+class VideosRecipe:
+    """Videos with captions: a folder of a.mp4 beside a.txt, or a glob of webdataset shards of such pairs.
+
+    Attributes:
+        path: a folder (searched with all its sub-folders), or a glob such as `/data/videos/*.tar`.
+        frames: frames of a video, evenly from its first to its last; a video is one sample, the mean of them.
+        size: frames are cropped (as `augment` says, all of a video alike) and resized to this side when read.
+        holdout: of a folder, the share of the videos that serves validation.
+        validation: of shards, a glob of shards for validation; empty for none.
+        mix: number of shards whose samples are shuffled together.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    path: str
+    weight: float = 1.0
+    size: int = 224
+    frames: int = 8
+    holdout: float = 0.02
+    validation: str = ""
+    mix: int = 8
+    augment: AugmentRecipe = PHOTOGRAPHS
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise out_of_range("frames", self.frames, "1 or more", "videos")
+
+
+@dataclass(frozen=True, slots=True)
 class DataRecipe:
     """The mixture: every batch holds samples of each source in proportion to the weights.
 
@@ -159,6 +214,8 @@ class DataRecipe:
     cifar10: CifarRecipe | None = None
     folder: FolderRecipe | None = None
     shards: ShardsRecipe | None = None
+    clips: ClipsRecipe | None = None
+    videos: VideosRecipe | None = None
     workers: Literal[0, 1] = 1
     ahead: int = 3
     validation_samples: int = 500
@@ -166,14 +223,14 @@ class DataRecipe:
     def __post_init__(self) -> None:
         if not self.sources:
             raise BadInput(
-                "data of a recipe must name at least one source of scenes, cifar10, folder, shards with a positive "
-                "weight; got none."
+                f"data of a recipe must name at least one source of {', '.join(SOURCE_NAMES)} with a positive weight; "
+                "got none."
             )
 
     @property
     def sources(self) -> dict[str, Any]:
         """Recipes of the sources in use, by name, in a fixed order."""
-        every = {name: getattr(self, name) for name in ("scenes", "cifar10", "folder", "shards")}
+        every = {name: getattr(self, name) for name in SOURCE_NAMES}
         return {name: source for name, source in every.items() if source is not None and source.weight > 0}
 
 
@@ -197,22 +254,57 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskRecipe:
+    """Mask regularisation (arXiv 2504.13181, section 2.1): hidden patches are to come out as if they had been seen.
+
+    The paper gives share and ratio; the other fields are unpublished, and the defaults are ours.
+
+    Attributes:
+        share: part of the pictures of a batch that pass a second time with hidden patches.
+        ratio: part of their patches that is hidden.
+        weight: of this loss beside the contrastive one.
+        fill: what stands at hidden places before positions are added: "zero", or "learned", one embedding for all.
+        after_norm: whether tokens are compared after the final norm of the tower, or before.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    share: float = 1 / 16
+    ratio: float = 0.4
+    weight: float = 1.0
+    fill: Literal["zero", "learned"] = "zero"
+    after_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise out_of_range("share", self.share, "above 0 and at most 1", "mask")
+        if not 0 < self.ratio < 1:
+            raise out_of_range("ratio", self.ratio, "above 0 and below 1", "mask")
+        if not self.weight > 0:
+            raise out_of_range("weight", self.weight, "positive", "mask")
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that decides a training run; two runs of one recipe on one machine give the same weights.
 
     Attributes:
         model, model_overrides: what `percepta.build` gets.
+        weights: what the run starts from: empty for fresh weights, "pretrained" for the model's own (packaged, or from
+            the hub), or a file or folder in any layout of the family.
         data: the mixture.
         out: folder of the run: training.safetensors (to resume), model.safetensors (the result), log.jsonl, log.csv.
-        batch_size, steps: samples per update, number of updates.
+        batch_size, steps: samples per update (of all devices together), number of updates.
         warmup, decay: steps, or a share of all steps where below 1.
         gradient_clip: largest global norm of the gradient; 0 does not clip.
         hard_negative_weight: how many ordinary negatives a hard one counts as; 0 leaves them out.
+        mask: mask regularisation, or None for none.
         stages: progressive resolution, in order; empty trains at the model's own size.
         ema: decay of the averaged weights, which then are the result; 0 is off.
         precision: "float32", "bfloat16-products" (float32 weights and sums, matrix products in bfloat16) or
             "bfloat16-mixed" (autocast).
-        threads: CPU threads for torch; 0 leaves them as they are.
+        accelerator, devices: Fabric's; several devices share every batch, one process each.
+        threads: CPU threads for torch in each process; 0 leaves them as they are, or shares them out.
         log_every, save_every, evaluate_every: in steps; 0 is never (the last step is always saved).
     """
 
@@ -225,6 +317,7 @@ class Recipe:
     learning_rate: float
     out: str = "runs/{model}"
     model_overrides: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
     optimiser: Literal["adamw", "lamb", "muon"] = "adamw"
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
@@ -234,6 +327,7 @@ class Recipe:
     warmup: float = 0.0
     decay: float = 0.1
     hard_negative_weight: float = 1.0
+    mask: MaskRecipe | None = None
     stages: tuple[Stage, ...] = ()
     ema: float = 0.0
     precision: Precision = "float32"

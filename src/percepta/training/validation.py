@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
-from percepta.training.batching import Tokens, heldout_inputs
-from percepta.training.data import Part
+from percepta.training.batching import Tokens, heldout_inputs, sample_means
+from percepta.training.sources import Part
 
 CHUNK = 250
 
@@ -32,7 +32,8 @@ def validate(model: Any, parts: Sequence[Part], size: int, tokens: Tokens, devic
     figures: dict[str, float] = {}
     for part in parts:
         inputs = heldout_inputs(part, size, tokens).to(device)
-        images = torch.cat([model.encode_image(chunk) for chunk in torch.split(inputs.pictures, CHUNK)])
+        pictures = torch.cat([model.encode_image(chunk) for chunk in torch.split(inputs.pictures, CHUNK)])
+        images = sample_means(pictures, inputs.runs)
         texts = torch.cat([model.encode_text(chunk) for chunk in torch.split(inputs.tokens, CHUNK)])
         images, texts = functional.normalize(images.float(), dim=-1), functional.normalize(texts.float(), dim=-1)
         own = inputs.caption_ids

@@ -36,6 +36,8 @@ from percepta.models.perception_encoder.config import PerceptionEncoderConfig
 LAYOUTS = ("NLC", "NCHW", "NHWC")
 Pictures = Tensor | Sequence[Tensor]
 """(B, 3, H, W), or a sequence of (3, H, W) of mixed sizes."""
+Change = Callable[[Tensor], Tensor]
+"""What is done to the patch embeddings (B, N, width) before anything is added to them, such as hiding some."""
 
 
 class VisionTower(nn.Module):
@@ -75,6 +77,18 @@ class VisionTower(nn.Module):
         if not isinstance(x, Tensor):
             return _by_size(x, lambda group: self.forward(group, layer, strip_class_token), self.pooled)
         (tokens,), _ = self._run(x, [layer])
+        return self.read_out(tokens, strip_class_token)
+
+    def last_tokens(self, x: Tensor, change: Change | None = None) -> Tokens:
+        """(B, 3, H, W) → all tokens after the last block, before the final norm, the class token in front.
+
+        `change` is applied to the patch embeddings (masked training hides some of them there).
+        """
+        (tokens,), _ = self._run(x, [-1], change=change)
+        return tokens
+
+    def read_out(self, tokens: Tokens, strip_class_token: bool = False) -> Tensor:
+        """Tokens of one block to what `forward` returns: the final norm, pooling, projection."""
         normed = self._strip(tokens._replace(x=self.norm_post(tokens.x)), strip_class_token)
         pooled = self._pool(normed)
         return pooled @ self.projection if self.config.output_dim is not None else pooled
@@ -168,7 +182,7 @@ class VisionTower(nn.Module):
             raise out_of_range("layer", layer, f"0 to {depth - 1} or -{depth} to -1", getattr(self, "name", ""))
         return layer % depth
 
-    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def embed(self, x: Tensor, change: Change | None = None) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) → tokens before the first block (B, N, width), and the grid (rows, columns)."""
         config, patch = self.config, self.config.patch_size
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] < patch or x.shape[3] < patch:
@@ -178,6 +192,8 @@ class VisionTower(nn.Module):
         maps = self.patches(x)
         rows, columns = maps.shape[-2:]
         tokens = maps.flatten(2).transpose(1, 2)
+        if change is not None:
+            tokens = change(tokens)
         if config.class_token:
             tokens = torch.cat([self.class_token.expand(len(x), 1, -1), tokens], dim=1)
         if config.absolute_positions:
@@ -186,12 +202,16 @@ class VisionTower(nn.Module):
         return self.norm_pre(tokens), (rows, columns)
 
     def _run(
-        self, x: Tensor, layers: Sequence[int], shorten: Sequence[Shorten | None] | None = None
+        self,
+        x: Tensor,
+        layers: Sequence[int],
+        shorten: Sequence[Shorten | None] | None = None,
+        change: Change | None = None,
     ) -> tuple[list[Tokens], tuple[int, int]]:
         wanted = [self.layer_index(layer) for layer in layers]
         if not wanted:
             raise BadInput("layers must name at least one block; got none.")
-        x, (rows, columns) = self.embed(x)
+        x, (rows, columns) = self.embed(x, change)
         head_dim, scale = self.config.width // self.config.heads, self._scale(rows, columns)
         rotation, places, tokens, kept = None, None, Tokens(x), {}
         if self.config.rope:

@@ -10,8 +10,9 @@ import glob
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ COMPANIONS = frozenset(
 )
 
 
+# What programs leave in folders of pictures: thumbnails, packages, what was thrown away. Passed over like hidden files.
+LEFTOVERS = frozenset(["@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "node_modules", "__pycache__", "Thumbs.db"])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """One picture or video to be read.
@@ -83,7 +88,7 @@ class Source:
         return self.data if self.path is None else self.path
 
 
-def collect(inputs: Any) -> Iterator[Source | Failure]:
+def collect(inputs: Any, exclude: Sequence[str] = ()) -> Iterator[Source | Failure]:
     """Every picture and video in `inputs`, lazily and in a stable order.
 
     Args:
@@ -91,6 +96,8 @@ def collect(inputs: Any) -> Iterator[Source | Failure]:
             but every folder visited once); a glob such as "photos/**/*.jpg"; "-" for names on standard input, one a
             line or NUL-separated; bytes, a PIL picture, an array (H, W, C) or a stack (N, H, W, C); or an iterable of
             these. "~" is expanded.
+        exclude: shell patterns; inside folders, what has such a name, or such a path below the folder, is passed over,
+            as are LEFTOVERS.
 
     Yields:
         Source for what looks like a picture or video by its first bytes, Failure for what does not or cannot be read.
@@ -104,13 +111,13 @@ def collect(inputs: Any) -> Iterator[Source | Failure]:
             "inputs must be a file, folder, glob, '-', picture, array or an iterable of these; "
             f"got {type(inputs).__name__}."
         )
-    return _collect(inputs)
+    return _collect(inputs, tuple(exclude))
 
 
-def _collect(inputs: Any) -> Iterator[Source | Failure]:
+def _collect(inputs: Any, exclude: tuple[str, ...]) -> Iterator[Source | Failure]:
     if _is_item(inputs):
         found = 0
-        for source in _expand(inputs, 1):
+        for source in _expand(inputs, 1, exclude):
             found += 1
             yield source
         if not found:
@@ -120,7 +127,7 @@ def _collect(inputs: Any) -> Iterator[Source | Failure]:
     for item in inputs:
         count += 1
         before = False
-        for source in _expand(item, count):
+        for source in _expand(item, count, exclude):
             before = True
             yield source
         if not before:
@@ -153,15 +160,15 @@ def _nothing_in(item: Any) -> str:
     return f"no file matches {name_of(path)}."
 
 
-def _expand(item: Any, number: int) -> Iterator[Source | Failure]:
+def _expand(item: Any, number: int, exclude: tuple[str, ...]) -> Iterator[Source | Failure]:
     """The sources of one input that is not a list."""
     if isinstance(item, Source | Failure):
         yield item
     elif isinstance(item, str) and item == "-":
         for name in _names_on_stdin():
-            yield from _expand_path(name)
+            yield from _expand_path(name, exclude)
     elif isinstance(item, str | os.PathLike):
-        yield from _expand_path(os.fsdecode(item))
+        yield from _expand_path(os.fsdecode(item), exclude)
     elif isinstance(item, np.ndarray) and item.ndim == 4:
         for index, array in enumerate(item):
             yield Source(f"picture {number + index}", "picture", data=array)
@@ -187,7 +194,7 @@ def _names_on_stdin() -> list[str]:
     return [os.fsdecode(name) for name in names if name.strip()]
 
 
-def _expand_path(text: str) -> Iterator[Source | Failure]:
+def _expand_path(text: str, exclude: tuple[str, ...]) -> Iterator[Source | Failure]:
     try:
         path = Path(text).expanduser()
         mode = os.stat(path).st_mode
@@ -199,7 +206,7 @@ def _expand_path(text: str) -> Iterator[Source | Failure]:
         yield Failure(text, str(unreadable(name_of(text), error)))
     else:
         if stat.S_ISDIR(mode):
-            yield from _walk(path, set())
+            yield from _Walk(path, exclude).sources(path)
         else:
             yield classify_file(path, text)
 
@@ -226,32 +233,46 @@ def _matches(pattern: str) -> list[str]:
     return sorted(shortest.values())
 
 
-def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Source | Failure]:
-    """Sources in a folder and below it, each folder once, by whatever links it is reached."""
-    try:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in visited:
-            return
-        visited.add((status.st_dev, status.st_ino))
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield Failure(str(folder), str(unreadable(name_of(folder), error)))
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        path = folder / entry.name
+class _Walk:
+    """A folder and what is below it; each folder once, by whatever links it is reached."""
+
+    def __init__(self, root: Path, exclude: tuple[str, ...]) -> None:
+        self.root, self.exclude = root, exclude
+        self.visited: set[tuple[int, int]] = set()
+
+    def sources(self, folder: Path) -> Iterator[Source | Failure]:
+        """Sources in a folder and below it, sorted by name."""
         try:
-            is_folder = entry.is_dir()
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in self.visited:
+                return
+            self.visited.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            yield Failure(str(path), str(unreadable(name_of(path), error)))
-            continue
-        if is_folder:
-            yield from _walk(path, visited)
-            continue
-        found = classify_file(path, str(path))
-        if isinstance(found, Source) or path.suffix.lower() not in COMPANIONS:
-            yield found
+            yield Failure(str(folder), str(unreadable(name_of(folder), error)))
+            return
+        for entry in entries:
+            path = folder / entry.name
+            if self.passed_over(path):
+                continue
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:
+                yield Failure(str(path), str(unreadable(name_of(path), error)))
+                continue
+            if is_folder:
+                yield from self.sources(path)
+                continue
+            found = classify_file(path, str(path))
+            if isinstance(found, Source) or path.suffix.lower() not in COMPANIONS:
+                yield found
+
+    def passed_over(self, path: Path) -> bool:
+        """Whether a name is hidden, left over or excluded."""
+        if path.name.startswith(".") or path.name in LEFTOVERS:
+            return True
+        below = path.relative_to(self.root).as_posix()
+        return any(fnmatchcase(path.name, rule) or fnmatchcase(below, rule.rstrip("/")) for rule in self.exclude)
 
 
 def classify_file(path: Path, name: str) -> Source | Failure:

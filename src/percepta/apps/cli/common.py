@@ -110,6 +110,29 @@ def shown(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and its noun, such as 1,204 pictures."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def lasting(seconds: float) -> str:
+    """A time as people say it, such as 1 h 05 min, 3 min 20 s or 4.2 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {int(seconds % 60):02d} s"
+
+
+def sized(count: int) -> str:
+    """Bytes as people say them, such as 6.2 MB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
 def finish(failures: list[Any]) -> None:
     """Name what failed; exit code 1 if anything did."""
     for failure in failures:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as functional
 
 from percepta.errors import BadInput
-from percepta.training.objectives import contrastive_loss
+from percepta.training.objectives import contrastive_loss, masked_token_loss
 
 
 def embeddings(count: int = 12, width: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,3 +109,38 @@ def test_wrong_shapes_are_named(arguments: dict[str, torch.Tensor], words: str) 
     images, texts = embeddings()
     with pytest.raises(BadInput, match=words):
         contrastive_loss(**{"images": images, "texts": texts, "logit_scale": torch.tensor(1.0), **arguments})
+
+
+def test_only_hidden_tokens_are_compared() -> None:
+    tokens, targets = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    hidden = torch.zeros(3, 5, dtype=torch.bool)
+    hidden[0, 1] = hidden[2, 4] = True
+    cosines = [functional.cosine_similarity(tokens[i, j], targets[i, j], dim=0) for i, j in ((0, 1), (2, 4))]
+    torch.testing.assert_close(masked_token_loss(tokens, targets, hidden), 1 - sum(cosines) / 2)
+    tokens.requires_grad_(True)
+    masked_token_loss(tokens, targets, hidden).backward()
+    assert tokens.grad is not None
+    assert torch.equal(tokens.grad.abs().sum(-1) > 0, hidden)
+
+
+def test_equal_tokens_have_no_mask_loss_and_targets_no_gradient() -> None:
+    tokens = torch.randn(2, 4, 8, requires_grad=True)
+    targets = (3 * tokens.detach()).requires_grad_(True)
+    hidden = torch.ones(2, 4, dtype=torch.bool)
+    loss = masked_token_loss(tokens, targets, hidden)
+    loss.backward()
+    assert abs(loss.item()) < 1e-6
+    assert targets.grad is None
+    assert masked_token_loss(tokens, -targets, hidden).item() == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("targets", "hidden", "words"),
+    [
+        (torch.zeros(2, 4, 7), torch.ones(2, 4), "targets of masked_token_loss"),
+        (torch.zeros(2, 4, 8), torch.ones(2, 5), "hidden of masked_token_loss"),
+    ],
+)
+def test_wrong_shapes_of_masks_are_named(targets: torch.Tensor, hidden: torch.Tensor, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        masked_token_loss(torch.zeros(2, 4, 8), targets, hidden.bool())

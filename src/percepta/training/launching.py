@@ -66,7 +66,8 @@ def make_fabric(recipe: Recipe, ranks: Ranks) -> Any:
         from lightning.fabric.utilities.exceptions import MisconfigurationException
     except ImportError as error:
         raise MissingExtra("lightning", "train", "Training") from error
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the settings of every run
+    for name in ("lightning.fabric", "lightning.pytorch"):  # they announce the settings of every run
+        logging.getLogger(name).setLevel(logging.WARNING)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks.size > 1 else 1
     strategy = "ddp" if ranks.size > 1 else "auto"
     try:

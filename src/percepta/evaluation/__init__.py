@@ -1,14 +1,45 @@
 """Evaluation: metrics as pure functions, protocols that take callables and say exactly what they measured.
 
-Order of reading: metrics, probes, zero_shot, protocols, then what is measured: classification, retrieval and probing of
-any pictures; cifar and scenes; moments of videos.
+Order of reading: metrics, tallies, probes, zero_shot, protocols, then what is measured: classification, retrieval and
+probing of any pictures; cifar and scenes; moments of videos; label_propagation, dense_probes, dense_scenes and davis on
+patches.
 """
 
 from __future__ import annotations
 
 from percepta.evaluation.cifar import cifar10_protocol, evaluate_cifar10
 from percepta.evaluation.classification import evaluate_zero_shot, zero_shot_protocol
+from percepta.evaluation.davis import davis_tracking_protocol, evaluate_davis
+from percepta.evaluation.dense_probes import (
+    AffineMap,
+    fit_ridge,
+    fit_softmax,
+    probe_depth,
+    probe_places,
+    probe_segmentation,
+)
+from percepta.evaluation.dense_scenes import (
+    EncodeMaps,
+    evaluate_scenes_depth,
+    evaluate_scenes_objects,
+    evaluate_scenes_position,
+    evaluate_scenes_segmentation,
+    evaluate_scenes_tracking,
+    scenes_depth_protocol,
+    scenes_objects_protocol,
+    scenes_position_protocol,
+    scenes_segmentation_protocol,
+    scenes_tracking_protocol,
+)
 from percepta.evaluation.encoding import Encoded, EncodePictures
+from percepta.evaluation.label_propagation import (
+    PropagationRule,
+    boundary_accuracy,
+    propagate,
+    region_similarity,
+    score_masks,
+    track,
+)
 from percepta.evaluation.metrics import (
     bootstrap_interval,
     choice_accuracy,
@@ -39,48 +70,75 @@ from percepta.evaluation.scenes import (
     scenes_retrieval_protocol,
     scenes_video_retrieval_protocol,
 )
+from percepta.evaluation.tallies import Tally
 from percepta.evaluation.zero_shot import classifier, predict
 
 __all__ = [
+    "AffineMap",
     "Baseline",
+    "EncodeMaps",
     "EncodePictures",
     "Encoded",
     "Evaluation",
     "Measure",
     "Probe",
+    "PropagationRule",
     "Protocol",
+    "Tally",
     "attribute_scores",
     "bootstrap_interval",
+    "boundary_accuracy",
     "choice_accuracy",
     "choices",
     "cifar10_protocol",
     "classifier",
+    "davis_tracking_protocol",
     "divided",
     "dual_softmax",
     "evaluate_cifar10",
+    "evaluate_davis",
     "evaluate_probe",
     "evaluate_retrieval",
+    "evaluate_scenes_depth",
     "evaluate_scenes_hard_negatives",
     "evaluate_scenes_moments",
+    "evaluate_scenes_objects",
+    "evaluate_scenes_position",
     "evaluate_scenes_retrieval",
+    "evaluate_scenes_segmentation",
+    "evaluate_scenes_tracking",
     "evaluate_scenes_video_retrieval",
     "evaluate_zero_shot",
+    "fit_ridge",
+    "fit_softmax",
     "hits_at_k",
     "knn_protocol",
     "knn_votes",
     "linear_probe",
     "linear_probe_protocol",
     "predict",
+    "probe_depth",
+    "probe_places",
+    "probe_segmentation",
+    "propagate",
     "recall_at_k",
+    "region_similarity",
     "retrieval_protocol",
     "ridge_probe",
     "ridge_probe_protocol",
     "same",
+    "scenes_depth_protocol",
     "scenes_hard_negatives_protocol",
     "scenes_moments_protocol",
+    "scenes_objects_protocol",
+    "scenes_position_protocol",
     "scenes_retrieval_protocol",
+    "scenes_segmentation_protocol",
+    "scenes_tracking_protocol",
     "scenes_video_retrieval_protocol",
+    "score_masks",
     "split_by_class",
     "top_k_accuracy",
+    "track",
     "zero_shot_protocol",
 ]

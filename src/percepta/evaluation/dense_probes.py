@@ -175,7 +175,8 @@ def probe_depth(
         known_depth, asked_depth: (S, H, W).
         strength: as of `fit_ridge`.
     """
-    probe = fit_ridge(known.flatten(0, 2), patch_means(known_depth, _grid(known)).flatten(0, 2), strength)
+    means = patch_means(known_depth, _grid(known))
+    probe = fit_ridge(known.flatten(0, 2), means.flatten(0, 2), strength)
     return score_depth(probe(asked), asked_depth)
 
 

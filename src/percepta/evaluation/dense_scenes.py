@@ -1,9 +1,9 @@
-"""Four dense protocols on generated scenes and clips: segmentation, depth, position, tracking, on any layers.
+"""Protocols on generated scenes for any layers: segmentation, depth, position, tracking, and what the whole shows.
 
 Nothing of what is fitted or judged was ever trained on: scenes come from the seeds kept for tests, those to fit from
 far behind those to judge. Order of this file: protocols, scenes with their truth, the evaluations, what they share.
 Unusual: beside each figure stands what is had without looking (a constant; the place of the patch alone), and what the
-true values would give at the resolution of the patches, which is the most that any layer can reach.
+true values would give, one a patch (no strict bound: mixed patches can do a little better).
 """
 
 from __future__ import annotations
@@ -17,7 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from percepta.datasets.scenes import SHAPES, TEST_SEED_START, VERSION, SceneConfig, fingerprint, make_clip, make_scene
+from percepta.datasets.scenes import (
+    SHAPES,
+    TEST_SEED_START,
+    VERSION,
+    SceneConfig,
+    fingerprint,
+    make_batch,
+    make_clip,
+    make_scene,
+    scene_classes,
+)
+from percepta.datasets.scenes.pictures import plan_scene
+from percepta.datasets.scenes.scene import ScenePlan
 from percepta.evaluation import dense_probes as probes
 from percepta.evaluation.label_propagation import PropagationRule, on_patches, score_masks, track
 from percepta.evaluation.protocols import Baseline, Evaluation, Measure, Protocol
@@ -28,6 +40,7 @@ EncodeMaps = Callable[[np.ndarray], Mapping[str, Tensor]]
 Layers = Sequence[int | str]
 LAYERS: Layers = ("last",)
 FIT_SEED_START = TEST_SEED_START + 500_000
+AT_ONCE = 250  # pictures whose tokens are held at once where only their mean is kept
 BACKGROUND = "background"
 CONSTANT, PLACE_ALONE, PATCH_TRUTH = "constant", "place alone", "truth on patches"
 NOTES = {
@@ -94,6 +107,22 @@ def scenes_tracking_protocol(
             "frames of a clip": frames,
             **propagation_settings(rule),
             "objects": "those that the first frame shows",
+        },
+    )
+
+
+def scenes_objects_protocol(
+    count: int = 1000, size: int = 64, layers: Layers = LAYERS, fit_count: int = 2000
+) -> Protocol:
+    """What a picture shows as a whole, such as a red star: the global task beside the four dense ones."""
+    return Protocol(
+        "scenes-objects",
+        {
+            **_common(count, size, layers),
+            **_fit(fit_count),
+            "pooling": "mean of the patches",
+            "probe": "ridge regression to 0 and 1 for each of the 64 pairs of colour and shape, closed form",
+            "score": "of the n pairs that a scene holds, the share among its n likeliest",
         },
     )
 
@@ -271,6 +300,46 @@ def evaluate_scenes_tracking(encode: EncodeMaps, protocol: Protocol | None = Non
             PATCH_TRUTH: "the true masks of every frame as one label a patch, enlarged like the others",
         },
     )
+
+
+def evaluate_scenes_objects(encode: EncodeMaps, protocol: Protocol | None = None) -> Evaluation:
+    """The share of a scene's objects that its mean token names, by layer; arguments as of the others."""
+    protocol = protocol or scenes_objects_protocol()
+    settings, config = protocol.settings, SceneConfig(protocol.settings["size"])
+    pooled: list[dict[str, Tensor]] = []
+    present: list[Tensor] = []
+    for first, count in (
+        (settings["first seed to fit"], settings["count to fit"]),
+        (settings["first seed"], settings["count"]),
+    ):
+        parts = []
+        for start in range(0, count, AT_ONCE):
+            seeds = range(first + start, first + min(start + AT_ONCE, count))
+            maps = encode(make_batch(seeds, config).pictures)
+            parts.append({layer: values.mean(dim=(1, 2)) for layer, values in maps.items()})
+        pooled.append({layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]})
+        present.append(torch.stack([_pairs(plan_scene(seed, config)) for seed in range(first, first + count)]))
+    known, asked = pooled
+    tallies = {
+        layer: _named(probes.fit_ridge(values, present[0], settings["strength"])(asked[layer]), present[1])
+        for layer, values in known.items()
+    }
+    beside = {CONSTANT: _named(present[0].mean(dim=0).expand_as(present[1]), present[1])}
+    return by_layer(protocol, {"objects": tallies}, {"objects": beside})
+
+
+def _pairs(plan: ScenePlan) -> Tensor:
+    """(64,) 1 for each pair of colour and shape that a scene holds."""
+    held = {f"{thing.colour} {thing.shape}" for thing in plan.objects}
+    return torch.tensor([float(name in held) for name in scene_classes()])
+
+
+def _named(scores: Tensor, present: Tensor) -> Tally:
+    """By scene: how many of its pairs are among its likeliest, and how many it has. Of ties the first is taken."""
+    counts = present.sum(dim=1).long()
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    right = ((ranks < counts[:, None]) & (present > 0)).sum(dim=1)
+    return Tally(torch.stack([right, counts], dim=1).double().numpy(), ratio)
 
 
 def clip_parts(found: NDArray[np.integer], truth: NDArray[np.integer]) -> NDArray[np.float64]:

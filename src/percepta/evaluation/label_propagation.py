@@ -22,6 +22,7 @@ from torch import Tensor
 from percepta.errors import BadInput, out_of_range, wrong_shape
 from percepta.evaluation.metrics import Points
 
+AT_ONCE = 16  # frames at their full size at once
 Labels = NDArray[np.integer]
 BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal, rounded up to pixels: DAVIS
 
@@ -117,12 +118,15 @@ def to_pixels(labels: Tensor, size: tuple[int, ...]) -> NDArray[np.int64]:
 
     Bilinear; each class of each frame is scaled to 0..1 first, so that an object that has faded still shows.
     """
-    maps = F.interpolate(labels.permute(0, 3, 1, 2), size=list(size), mode="bilinear", align_corners=False)
-    low = maps.amin(dim=(2, 3), keepdim=True)
-    reach = maps.amax(dim=(2, 3), keepdim=True) - low
-    # A class that is the same everywhere (nowhere, or the only one) keeps its value, as the public script's zeros do.
-    scaled = torch.where(reach > 0, (maps - low) / reach.clamp(min=1e-12), maps)
-    return np.asarray(scaled.argmax(dim=1).cpu().numpy())
+    found = []
+    for frame in labels.permute(0, 3, 1, 2).split(AT_ONCE):
+        maps = F.interpolate(frame, size=list(size), mode="bilinear", align_corners=False)
+        low = maps.amin(dim=(2, 3), keepdim=True)
+        reach = maps.amax(dim=(2, 3), keepdim=True) - low
+        # A class that is the same everywhere (nowhere, or the only one) keeps its value.
+        scaled = torch.where(reach > 0, (maps - low) / reach.clamp(min=1e-12), maps)
+        found.append(scaled.argmax(dim=1).cpu())
+    return np.asarray(torch.cat(found).numpy())
 
 
 def region_similarity(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Points:
@@ -217,7 +221,7 @@ def track(tokens: Tensor, first: Labels, rule: PropagationRule | None = None) ->
 
 
 def on_patches(masks: Labels, grid: tuple[int, int]) -> NDArray[np.int64]:
-    """(T, H, W) true masks as labels of patches and back: the most that a clip can score on this grid."""
+    """(T, H, W) true masks as one label a patch and back: what is lost on this grid."""
     numbers, ranks = _ranked(masks)
     shares = torch.stack([patch_labels(frame, grid, len(numbers)) for frame in ranks])
     return np.asarray(numbers[to_pixels(shares, masks.shape[1:])])

@@ -10,6 +10,7 @@ from percepta import evaluation
 from percepta.datasets.picture_sets import are_synsets, open_captioned, open_labelled, parts_of
 from percepta.evaluation import Evaluation, Protocol
 from percepta.tasks.evaluating.batches import Batches
+from percepta.tasks.evaluating.dense import on_scenes, run_davis
 from percepta.tasks.evaluating.moments import run_scenes_moments, scenes_moments
 from percepta.tasks.evaluating.pictures import by_layer, by_resize
 from percepta.tasks.prompts import class_names, templates_of
@@ -145,6 +146,43 @@ PROTOCOLS: dict[str, Evaluator] = {
         scenes_moments,
         lambda protocol, batches, _: run_scenes_moments(protocol, batches),
         "captions to the interval of their clip in joined videos, beside fixed steps",
+    ),
+    "scenes-segmentation": Evaluator(
+        evaluation.scenes_segmentation_protocol,
+        on_scenes(evaluation.evaluate_scenes_segmentation),
+        "mIoU of a linear probe that names the shape at each pixel of generated scenes, on any layers",
+        words=False,
+    ),
+    "scenes-depth": Evaluator(
+        evaluation.scenes_depth_protocol,
+        on_scenes(evaluation.evaluate_scenes_depth),
+        "error in metres of a linear probe of depth on generated scenes, on any layers",
+        words=False,
+    ),
+    "scenes-position": Evaluator(
+        evaluation.scenes_position_protocol,
+        on_scenes(evaluation.evaluate_scenes_position),
+        "error of a linear probe that tells from one patch where its object's centre is, on any layers",
+        words=False,
+    ),
+    "scenes-tracking": Evaluator(
+        evaluation.scenes_tracking_protocol,
+        on_scenes(evaluation.evaluate_scenes_tracking),
+        "J&F of masks handed on from the first frame of generated clips, zero-shot, on any layers",
+        words=False,
+    ),
+    "scenes-objects": Evaluator(
+        evaluation.scenes_objects_protocol,
+        on_scenes(evaluation.evaluate_scenes_objects),
+        "the share of a generated scene's objects that the mean of its tokens names, on any layers",
+        words=False,
+    ),
+    "davis-tracking": Evaluator(
+        evaluation.davis_tracking_protocol,
+        run_davis,
+        "J&F of masks handed on from the first frame of the DAVIS 2017 videos, zero-shot, on any layers",
+        "the folder of DAVIS 2017 with JPEGImages, Annotations and ImageSets",
+        words=False,
     ),
 }
 GROUPS: dict[str, tuple[str, ...]] = {

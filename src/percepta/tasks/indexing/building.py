@@ -112,9 +112,10 @@ def index(  # noqa: PLR0913 (the front door)
     encoder = _encoder(model, weights, device, dtype)
     place = None if to is None else Path(to).expanduser()
     began = time.monotonic()
+    sources = list(collect(inputs, exclude))  # an empty folder is an error before there is a file
     found = _open(place, common_root(inputs), _maker(encoder, weights), overwrite)
     found.loaded = encoder
-    changes = _changes(found, inputs, exclude)
+    changes = _changes(found, sources, input_paths(inputs))
     if on_error == "raise" and changes.failures:
         raise BadMedia(changes.failures[0].reason)
     found.remove(changes.gone)
@@ -122,7 +123,7 @@ def index(  # noqa: PLR0913 (the front door)
     _keep_bank(found, encoder)
     run = _Run(found, encoder, batch_size or DEFAULT_BATCH.get(encoder.device.type, 8), on_error)
     if told is not None:
-        told(estimate(changes.new, encoder, run.batch_size))
+        told(estimate(changes.new, run.batch_size, encoder, found.maker.dimension))
     with progress or Progress("index", shown=False) as bar:
         bar.start(len(changes.new))
         run.pictures([item for item in changes.new if item.row.kind == "picture"], bar)
@@ -136,7 +137,7 @@ def index(  # noqa: PLR0913 (the front door)
     return found
 
 
-def estimate(new: Sequence[Found], encoder: Encoder, batch_size: int) -> Estimate:
+def estimate(new: Sequence[Found], batch_size: int, encoder: Encoder, dimension: int) -> Estimate:
     """What embedding will take, from the first few pictures and videos; nothing is measured where there is little."""
     pictures = [item.source for item in new if item.row.kind == "picture"]
     videos = [item.source for item in new if item.row.kind == "video"]
@@ -147,7 +148,7 @@ def estimate(new: Sequence[Found], encoder: Encoder, batch_size: int) -> Estimat
     if len(pictures) + frames >= WORTH_AN_ESTIMATE:
         seconds = (len(pictures) + frames) * _seconds_a_picture(pictures[:batch_size], encoder)
     rows = len(pictures) + video_seconds / MomentRule().longest * 2
-    return Estimate(len(pictures), len(videos), video_seconds, seconds, int(rows * (2 * _dimension(encoder) + 150)))
+    return Estimate(len(pictures), len(videos), video_seconds, seconds, int(rows * (2 * dimension + 150)))
 
 
 class _Run:
@@ -299,9 +300,9 @@ def _open(place: Path | None, root: Path, maker: Maker, overwrite: bool) -> Inde
     return known
 
 
-def _changes(found: Index, inputs: Any, exclude: Sequence[str]) -> Changes:
+def _changes(found: Index, sources: Sequence[Source | Failure], inputs: Sequence[str]) -> Changes:
     """What there is to do. Raises BadInput for inputs in memory where the index is a file."""
-    changes = changes_of(found.files(), collect(inputs, exclude), found.root, input_paths(inputs))
+    changes = changes_of(found.files(), sources, found.root, inputs)
     if found.path is not None:
         memory = next((item for item in changes.new if item.source.path is None), None)
         if memory is not None:

@@ -1,0 +1,201 @@
+"""The verb `index`: what it makes, what it does again and what it does not, and what a killed run leaves."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import percepta
+from percepta.errors import BadInput, BadMedia
+from percepta.media import Source, VideoReader, collect
+from percepta.tasks.encoder import Encoder
+from percepta.tasks.indexing import Estimate, Index, Report, building, index
+from percepta.tasks.indexing.building import facts_of
+from tests.tasks import nano
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty pictures, one broken file and a video."""
+    folder = tmp_path_factory.mktemp("many")
+    draw = np.random.default_rng(0)
+    for number in range(30):
+        noise = draw.integers(0, 255, (6, 6, 3), np.uint8)
+        Image.fromarray(noise).resize((40 + number, 48), 0).save(folder / f"{number:02d}.png")
+    (folder / "12 broken.png").write_bytes((folder / "12.png").read_bytes()[:60])
+    nano.clip(folder / "moving.mp4")
+    return folder
+
+
+def told_by(inputs: Any, to: Path, **settings: Any) -> tuple[Index, Report]:
+    news: list[Any] = []
+    found = index(inputs, to, model=nano.model(), told=news.append, **settings)
+    assert isinstance(news[0], Estimate)
+    return found, news[1]
+
+
+def contents(place: Path) -> tuple[Any, ...]:
+    with Index.open(place) as found:
+        return found.entries, found.vectors.numpy().tobytes(), found.failures, found.files()
+
+
+def test_an_index_holds_what_embed_gives(many: Path, tmp_path: Path) -> None:
+    found, report = told_by(many, tmp_path / "x.index")
+    pictures = [entry for entry in found.entries if entry.kind == "picture"]
+    assert [entry.source for entry in pictures] == [f"{number:02d}.png" for number in range(30)]
+    vectors = {Path(entry.source).name: entry.vector for entry in percepta.embed(many, nano.model())}
+    for row, entry in enumerate(found.entries):
+        if entry.kind == "picture":
+            assert np.abs(found.vectors[row].float().numpy() - vectors[entry.source]).max() < 1e-3
+    moments = [entry for entry in found.entries if entry.kind == "video"]
+    assert moments[0].start == 0.0
+    assert moments[-1].end == pytest.approx(nano_seconds(many / "moving.mp4"), abs=0.01)
+    assert (report.added, report.moved, report.removed, report.unchanged) == (31, 0, 0, 0)
+    assert ["broken" in failure.source for failure in report.failures] == [True]
+    assert found.model == "pe-core-nano"
+
+
+def nano_seconds(path: Path) -> float:
+    with VideoReader(path) as reader:
+        return reader.duration
+
+
+def test_a_second_run_looks_at_what_changed_alone(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, place = tmp_path / "photos", tmp_path / "x.index"
+    shutil.copytree(many, folder)
+    told_by(folder, place)[0].close()
+    before = contents(place)
+    seen: list[int] = []
+    embed = Encoder.embed
+    monkeypatch.setattr(
+        Encoder, "embed", lambda self, batch, **more: seen.append(len(batch)) or embed(self, batch, **more)
+    )
+    found, report = told_by(folder, place)
+    found.close()
+    assert (report.added, report.unchanged) == (0, 32)
+    assert len(report.failures) == 1
+    assert seen == [1]  # the grey picture that tells the length of vectors
+    assert contents(place) == before
+    shutil.move(folder / "00.png", folder / "zz.png")
+    (folder / "01.png").unlink()
+    Image.new("RGB", (9, 9), "red").save(folder / "02.png")
+    found, report = told_by(folder, place)
+    assert (report.added, report.moved, report.removed, report.unchanged) == (1, 1, 1, 29)
+    assert found.entries[-1].source == "zz.png"
+    assert torch.equal(
+        found.vectors[-1], torch.frombuffer(bytearray(before[1]), dtype=torch.float16)[: found.vectors.shape[1]]
+    )
+
+
+def test_in_memory(many: Path) -> None:
+    red = Image.new("RGB", (30, 30), "red")
+    with index([many / "00.png", red, np.zeros((8, 8, 3), np.uint8)], model=nano.model()) as found:
+        assert {entry.source for entry in found.entries} == {"00.png", "picture 2", "picture 3"}
+        assert found.path is None
+        assert found.encoder.model is nano.model()
+
+
+def test_wrong_use_is_one_sentence(many: Path, tmp_path: Path) -> None:
+    place = tmp_path / "x.index"
+    with pytest.raises(BadInput, match="came in memory"):
+        index([Image.new("RGB", (8, 8))], place, model=nano.model())
+    (tmp_path / "empty").mkdir()
+    for empty in (tmp_path / "empty", []):
+        with pytest.raises(BadInput, match=r"holds no picture|at least one"):
+            index(empty, tmp_path / "empty.index", model=nano.model())
+    assert not (tmp_path / "empty.index").exists()
+    with pytest.raises(BadInput, match="is a folder; name a file in it"):
+        index(many, tmp_path, model=nano.model())
+    with pytest.raises(BadInput, match="batch_size of index must be"):
+        index(many, batch_size=0, model=nano.model())
+    with pytest.raises(BadInput, match="on_error"):
+        index(many, on_error="ignore", model=nano.model())
+    with pytest.raises(BadMedia, match="broken"):
+        index(many, model=nano.model(), on_error="raise")
+    place.write_text("notes")
+    with pytest.raises(BadInput, match="is no index of Percepta"):
+        index(many / "00.png", place, model=nano.model())
+
+
+def test_another_model_is_refused_unless_begun_anew(many: Path, tmp_path: Path) -> None:
+    place, one = tmp_path / "x.index", many / "00.png"
+    index(one, place, model=nano.model()).close()
+    torch.manual_seed(8)
+    other = percepta.build("pe-core-nano").eval()
+    with pytest.raises(BadInput, match=r"made with weights .* do not compare"):
+        index(one, place, model=other)
+    with index(one, place, model=other, overwrite=True) as found:
+        assert len(found) == 1
+
+
+def test_when_a_picture_was_taken(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2019:07:20 20:17:40"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg")
+    os.utime(tmp_path / "b.jpg", (100, 100))
+    first, second = (facts_of(source)[1] for source in collect(tmp_path) if isinstance(source, Source))
+    assert first == time.mktime((2019, 7, 20, 20, 17, 40, 0, 0, -1))
+    assert second == 100
+
+
+def _index(folder: Path, place: Path) -> None:
+    building.COMMIT_SECONDS = 0.0  # in the child alone
+    index(folder, place, model=nano.model(), batch_size=4)
+
+
+def kill_and_resume(folder: Path, tmp_path: Path, kills: int, seed: int) -> None:
+    """Kill runs at random moments, with a signal that none can catch, until one is let through; compare."""
+    whole, place = tmp_path / "whole.index", tmp_path / "killed.index"
+    began = time.monotonic()
+    _run_child(folder, whole, None)
+    lasting = time.monotonic() - began
+    draw, died = random.Random(seed), 0
+    for _ in range(kills):
+        died += _run_child(folder, place, draw.uniform(0.02, lasting))
+        if draw.random() < 0.3 and contents_or_none(place) == contents(whole):
+            place.unlink()  # all was done before the kill came: begin again
+    assert died
+    _run_child(folder, place, None)
+    assert contents(place) == contents(whole)
+    assert not list(tmp_path.glob("*-journal"))
+
+
+def contents_or_none(place: Path) -> Any:
+    return contents(place) if place.exists() and place.stat().st_size else None
+
+
+def _run_child(folder: Path, place: Path, kill_after: float | None) -> bool:
+    child = multiprocessing.get_context("fork").Process(target=_index, args=(folder, place))
+    child.start()
+    child.join(kill_after)
+    killed = child.is_alive() and kill_after is not None
+    if killed:
+        os.kill(child.pid or 0, signal.SIGKILL)
+    child.join()
+    assert killed or child.exitcode == 0
+    return killed
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_three_kills_lose_and_double_nothing(many: Path, tmp_path: Path) -> None:
+    nano.model()
+    kill_and_resume(many, tmp_path, kills=3, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_twenty_kills_lose_and_double_nothing(many: Path, tmp_path: Path) -> None:
+    nano.model()
+    kill_and_resume(many, tmp_path, kills=20, seed=1)

@@ -78,9 +78,12 @@ def test_a_second_run_looks_at_what_changed_alone(many: Path, tmp_path: Path, mo
     before = contents(place)
     seen: list[int] = []
     embed = Encoder.embed
-    monkeypatch.setattr(
-        Encoder, "embed", lambda self, batch, **more: seen.append(len(batch)) or embed(self, batch, **more)
-    )
+
+    def counted(self: Encoder, batch: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        seen.append(len(batch))
+        return embed(self, batch, normalize)
+
+    monkeypatch.setattr(Encoder, "embed", counted)
     found, report = told_by(folder, place)
     found.close()
     assert (report.added, report.unchanged) == (0, 32)
@@ -111,7 +114,8 @@ def test_wrong_use_is_one_sentence(many: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="came in memory"):
         index([Image.new("RGB", (8, 8))], place, model=nano.model())
     (tmp_path / "empty").mkdir()
-    for empty in (tmp_path / "empty", []):
+    nothing: list[Any] = [tmp_path / "empty", []]
+    for empty in nothing:
         with pytest.raises(BadInput, match=r"holds no picture|at least one"):
             index(empty, tmp_path / "empty.index", model=nano.model())
     assert not (tmp_path / "empty.index").exists()

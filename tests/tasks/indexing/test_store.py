@@ -195,7 +195,7 @@ def test_makers_are_never_mixed() -> None:
         {"dimension": 5},
     ):
         with pytest.raises(BadInput, match="two makers do not compare"):
-            MAKER.check_same(replace(MAKER, **change), Path("x.index"))  # type: ignore[arg-type]
+            MAKER.check_same(replace(MAKER, **change), Path("x.index"))
 
 
 @pytest.mark.slow

@@ -263,7 +263,7 @@ def _encoder(
     if weights is not None:
         if isinstance(model, nn.Module):
             raise BadInput("weights must be None for a model in hand; load them into it, or pass its name.")
-        model = load(model, weights)
+        return Encoder(load(model, weights), device, dtype)
     return Encoder(model, device, dtype)
 
 

@@ -212,7 +212,7 @@ class Index:
             raise BadInput(f"there is no index {name_of(place)}; make one: percepta index FOLDER --to {place}")
         with in_words(place):
             _migrate(place)
-            connection = _connect(place, "rw" if write else "ro")
+            connection = _connect(place, "rw" if write else _reading(place))
             about = dict(connection.execute("SELECT key, value FROM about"))
         try:
             maker = Maker(
@@ -424,9 +424,14 @@ def _connect(path: Path | None, mode: str, wait: float = WAIT_SECONDS) -> sqlite
     return connection
 
 
+def _reading(path: Path) -> str:
+    """How to open a file to be read: writable where that is possible, since a killed run is rolled back by the next."""
+    return "rw" if os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK) else "ro"
+
+
 def _migrate(path: Path) -> None:
     """Bring an older file to the schema of today, in one transaction. Raises BadInput for what is no such file."""
-    with closing(_connect(path, "ro")) as connection:
+    with closing(_connect(path, _reading(path))) as connection:
         (schema,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION:

@@ -39,7 +39,7 @@ def percepta(capsys: pytest.CaptureFixture[str], nano_file: Path, monkeypatch: p
 
     def call(*arguments: object, weights: bool = True) -> Outcome:
         words = [str(argument) for argument in arguments]
-        if weights and words and words[0] in ("classify", "embed", "features", "search", "demo"):
+        if weights and words and words[0] in ("classify", "embed", "features", "index", "search", "demo"):
             words += ["--weights", str(nano_file)]
         capsys.readouterr()
         code = run(words)

@@ -101,8 +101,9 @@ def changes_of(
         seen.add(item.row.source)
         before = known.get(item.row.source)
         if before is not None and (before.size, before.modified) == (item.row.size, item.row.modified):
-            changes.unchanged += 1
-            if before.failure is not None:
+            if before.failure is None:
+                changes.unchanged += 1
+            else:
                 changes.failures.append(Failure(str(root / before.source), before.failure))
         elif before is not None and before.content is not None and _same_contents(before, source):
             changes.moved.append((before.source, replace(before, modified=item.row.modified, taken=before.taken)))

@@ -84,3 +84,27 @@ def test_wrong_usage_is_one_sentence(arguments: list[str], sentence: str, capsys
     error = capsys.readouterr().err
     assert sentence in error
     assert "Traceback" not in error
+
+
+def test_errors_have_a_unit_and_no_bar(
+    model_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from percepta.evaluation import scenes_depth_protocol
+    from percepta.tasks.evaluate import PROTOCOLS
+
+    small = partial(scenes_depth_protocol, 4, 32, fit_count=4)
+    monkeypatch.setitem(PROTOCOLS, "scenes-depth", replace(PROTOCOLS["scenes-depth"], make=small))
+    scores = tmp_path / "scores.json"
+    assert run(["evaluate", "scenes-depth", "--model", model_file, "-o", str(scores)]) == 0
+    text = capsys.readouterr().out
+    (record,) = json.loads(scores.read_text())
+    (measure,) = record["measures"]
+    assert measure["unit"] == "m"
+    assert f"{measure['value']:.3f} m" in text
+    assert f"{measure['chance']:.3f}" in text
+    assert "place alone" in text
+    bars = [tmp_path / "depth.png", tmp_path / "both.png"]
+    assert run(["evaluate", "scenes-depth", "--model", model_file, "-o", str(bars[0])]) == 0
+    assert run(["evaluate", "scenes-depth", "scenes-retrieval", "--model", model_file, "-o", str(bars[1])]) == 0
+    heights = [Image.open(file).height for file in bars]
+    assert heights[1] - heights[0] == 2 * 58  # the two headlines of retrieval, none of depth

@@ -13,11 +13,13 @@ BAR, WHISKER, ORACLE = (52, 120, 198), (16, 52, 98), (214, 110, 28)
 
 
 def bar_picture(results: Sequence[Any]) -> Image.Image:
-    """One bar from 0 to 100 % for each headline of the evaluations.
+    """One bar from 0 to 100 % for each headline of the evaluations; errors in a unit have no place on that scale.
 
     Grey ticks are chance, orange ones what an oracle without binding scores, the thin line is the 95 % interval.
     """
-    entries = [(result, measure) for result in results for measure in result.measures if measure.headline]
+    entries = [
+        (result, measure) for result in results for measure in result.measures if measure.headline and not measure.unit
+    ]
     picture = Image.new("RGB", (WIDTH, TOP + ROW * len(entries) + 44), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((24, 18), str(results[0].model.get("name", "")) if results else "", INK, _font(24))

@@ -89,11 +89,11 @@ def show(result: Any) -> None:
         values = {one.name: one.value for one in result.baselines if one.measure == measure.name}
         table.add_row(
             measure.name,
-            f"{100 * measure.value:.1f}",
-            f"{100 * measure.low:.1f} – {100 * measure.high:.1f}",
+            f"{_figure(measure, measure.value)} {measure.unit}".strip(),
+            f"{_figure(measure, measure.low)} – {_figure(measure, measure.high)}",
             f"{measure.count:,}",
-            "" if measure.chance is None else f"{100 * measure.chance:.1f}",
-            *(f"{100 * values[name]:.1f}" if name in values else "" for name in beside),
+            _figure(measure, measure.chance),
+            *(_figure(measure, values.get(name)) for name in beside),
             style="bold" if measure.headline else None,
         )
     console.print(table)
@@ -101,6 +101,13 @@ def show(result: Any) -> None:
         console.print("; ".join(f"{key} {value}" for key, value in facts.items() if value != ""), style="dim")
     for name, note in dict.fromkeys((baseline.name, baseline.note) for baseline in result.baselines):
         console.print(f"{name}: {note}", style="dim")
+
+
+def _figure(measure: Any, value: float | None) -> str:
+    """A share in per cent, an error in its own unit."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if measure.unit else f"{100 * value:.1f}"
 
 
 def write(path: Path, results: list[Any]) -> None:

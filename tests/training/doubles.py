@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+
+from percepta.errors import BadMedia
 
 VOCABULARY = 128
 END = VOCABULARY - 1
@@ -42,3 +45,12 @@ class TinyModel(nn.Module):
             words = [1 + sum(map(ord, word)) % (END - 1) for word in re.findall(r"\w+", text.lower())][:39]
             row[: len(words) + 1] = torch.tensor([*words, END])
         return rows
+
+
+class BreaksElsewhere(TinyModel):
+    """A model that cannot see in any process but the first."""
+
+    def encode_image(self, x: Tensor) -> Tensor:
+        if os.environ.get("RANK", "0") != "0":
+            raise BadMedia("clip 17 cannot be read")
+        return super().encode_image(x)

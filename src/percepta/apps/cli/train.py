@@ -18,6 +18,8 @@ Examples:
   percepta train pe-core-nano
   percepta train pe-core-nano steps=200 data.scenes.weight=0.5 -o runs/short
   percepta train my-recipe.yaml --resume
+  percepta train my-recipe.yaml --devices 2
+  torchrun --nproc-per-node 8 -m percepta train my-recipe.yaml
 """
 
 
@@ -31,6 +33,9 @@ def train(
     changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.")] = None,
     device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda or auto.")] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", metavar="N", help="How many of it, one process each.")
+    ] = None,
     as_json: Json = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -45,14 +50,17 @@ def train(
         for name in list_recipes():
             print(name)
         return
-    extra = [*([f"out={json.dumps(str(out))}"] if out else []), *([f"accelerator={device}"] if device else [])]
-    plan = read_recipe(recipe, [*(changes or []), *extra])
+    places = {"out": out and json.dumps(str(out)), "accelerator": device, "devices": devices}
+    options = [f"{name}={value}" for name, value in places.items() if value is not None]
+    plan = read_recipe(recipe, [*(changes or []), *options])
     begun = any((plan.folder / name).exists() for name in ("training.safetensors", "model.safetensors"))
     if begun and not (overwrite or resume):
         raise BadInput(f"{str(plan.folder)!r} holds a run; pass --resume to go on, --overwrite to begin anew.")
     from percepta.training.loop import run
 
     result = run(plan, resume=resume, progress=_Teller(plan.steps).tell)
+    if result.rank:  # of several processes the first one speaks
+        raise typer.Exit(0 if result.finished else 130)
     if as_json:
         state = {"folder": str(result.folder), "step": result.step, "finished": result.finished}
         print(json.dumps(state | result.figures))

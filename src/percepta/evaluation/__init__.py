@@ -1,8 +1,8 @@
 """Evaluation: metrics as pure functions, protocols that take callables and say exactly what they measured.
 
 Order of reading: metrics, tallies, probes, zero_shot, protocols, then what is measured: classification, retrieval and
-probing of any pictures; cifar and scenes; moments of videos; label_propagation, dense_probes, dense_scenes and davis on
-patches.
+probing of any pictures; cifar and scenes; moments of videos; label_propagation, dense_probes, dense_scenes,
+segmentation and davis on patches; layer_study over models.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ from percepta.evaluation.scenes import (
     scenes_retrieval_protocol,
     scenes_video_retrieval_protocol,
 )
+from percepta.evaluation.segmentation import evaluate_segmentation, segmentation_protocol
 from percepta.evaluation.tallies import Tally
 from percepta.evaluation.zero_shot import classifier, predict
 
@@ -108,6 +109,7 @@ __all__ = [
     "evaluate_scenes_segmentation",
     "evaluate_scenes_tracking",
     "evaluate_scenes_video_retrieval",
+    "evaluate_segmentation",
     "evaluate_zero_shot",
     "fit_ridge",
     "fit_softmax",
@@ -137,6 +139,7 @@ __all__ = [
     "scenes_tracking_protocol",
     "scenes_video_retrieval_protocol",
     "score_masks",
+    "segmentation_protocol",
     "split_by_class",
     "top_k_accuracy",
     "track",

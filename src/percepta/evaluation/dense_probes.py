@@ -91,10 +91,14 @@ def fit_softmax(features: Tensor, shares: Tensor, strength: float = STRENGTH, st
 def patch_shares(classes: NDArray[np.integer], grid: tuple[int, int], count: int) -> Tensor:
     """(S, H, W) class numbers → (S, h, w, C) float32, the share of each class in each patch.
 
+    Negative numbers are pixels that do not count; a patch of nothing else has shares of 0.
+
     Raises: BadInput where the grid does not divide the picture.
     """
-    one_hot = F.one_hot(torch.from_numpy(classes.astype(np.int64)), count)
-    return _blocks(one_hot, grid)
+    numbers = torch.from_numpy(classes.astype(np.int64))
+    one_hot = F.one_hot(numbers.clamp(min=0), count) * (numbers >= 0)[..., None]
+    shares = _blocks(one_hot, grid)
+    return shares / shares.sum(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
 def patch_means(values: NDArray[np.floating], grid: tuple[int, int]) -> Tensor:
@@ -137,13 +141,13 @@ def probe_segmentation(
 
     Args:
         known, asked: (S, h, w, D) tokens of the pictures to fit and to judge.
-        known_classes, asked_classes: (S, H, W) class numbers below `count`.
+        known_classes, asked_classes: (S, H, W) class numbers below `count`; negative ones do not count.
         count: number of classes.
         strength: as of `fit_softmax`.
     """
-    grid = _grid(known)
-    shares = patch_shares(known_classes, grid, count)
-    probe = fit_softmax(known.flatten(0, 2), shares.flatten(0, 2), strength)
+    shares = patch_shares(known_classes, _grid(known), count).flatten(0, 2)
+    counted = shares.sum(dim=-1) > 0
+    probe = fit_softmax(known.flatten(0, 2)[counted], shares[counted], strength)
     return score_classes(probe(asked), asked_classes)
 
 
@@ -155,7 +159,7 @@ def score_classes(logits: Tensor, classes: NDArray[np.integer]) -> Tally:
         truth = classes[start : start + AT_ONCE].astype(np.int64)
         found = enlarged(logits[start : start + AT_ONCE], truth.shape[1:]).argmax(dim=-1).numpy()
         for number in range(count):
-            mine, its = found == number, truth == number
+            mine, its = (found == number) & (truth >= 0), truth == number
             parts[start : start + AT_ONCE, number] = (mine & its).sum(axis=(1, 2))
             parts[start : start + AT_ONCE, count + number] = (mine | its).sum(axis=(1, 2))
     return Tally(parts, mean_iou)

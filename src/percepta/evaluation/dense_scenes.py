@@ -201,21 +201,32 @@ def evaluate_scenes_segmentation(encode: EncodeMaps, protocol: Protocol | None =
     fit, test = scenes_to_fit(protocol), scenes_to_judge(protocol)
     known, asked = encode(fit.pictures), encode(test.pictures)
     count, strength = len(protocol.settings["classes"]), protocol.settings["strength"]
+    tallies, beside = segmented(known, fit.classes, asked, test.classes, count, strength)
+    return by_layer(protocol, {"mIoU": tallies}, {"mIoU": beside})
+
+
+def segmented(
+    known: Mapping[str, Tensor],
+    known_classes: NDArray[np.int64],
+    asked: Mapping[str, Tensor],
+    asked_classes: NDArray[np.int64],
+    count: int,
+    strength: float,
+) -> tuple[dict[str, Tally], dict[str, Tally]]:
+    """mIoU by layer, and of what stands beside; arguments as of `probe_segmentation`, tokens by layer."""
     tallies = {
-        layer: probes.probe_segmentation(maps, fit.classes, asked[layer], test.classes, count, strength)
+        layer: probes.probe_segmentation(maps, known_classes, asked[layer], asked_classes, count, strength)
         for layer, maps in known.items()
     }
     grid = grid_of(asked)
-    places = [probes.place_features(grid, len(truth.pictures)) for truth in (fit, test)]
-    everywhere = np.bincount(fit.classes.ravel(), minlength=count)
+    places = [probes.place_features(grid, len(classes)) for classes in (known_classes, asked_classes)]
+    shares = torch.from_numpy(np.bincount(known_classes[known_classes >= 0], minlength=count)).float()
     beside = {
-        CONSTANT: probes.score_classes(
-            torch.from_numpy(everywhere).float().expand(len(test.pictures), *grid, count), test.classes
-        ),
-        PLACE_ALONE: probes.probe_segmentation(places[0], fit.classes, places[1], test.classes, count, strength),
-        PATCH_TRUTH: probes.score_classes(probes.patch_shares(test.classes, grid, count), test.classes),
+        CONSTANT: probes.score_classes(shares.expand(len(asked_classes), *grid, count), asked_classes),
+        PLACE_ALONE: probes.probe_segmentation(places[0], known_classes, places[1], asked_classes, count, strength),
+        PATCH_TRUTH: probes.score_classes(probes.patch_shares(asked_classes, grid, count), asked_classes),
     }
-    return by_layer(protocol, {"mIoU": tallies}, {"mIoU": beside})
+    return tallies, beside
 
 
 def evaluate_scenes_depth(encode: EncodeMaps, protocol: Protocol | None = None) -> Evaluation:

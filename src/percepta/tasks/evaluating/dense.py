@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from percepta import evaluation
+from percepta.datasets.picture_sets import parts_of
 from percepta.errors import BadInput
 from percepta.evaluation import EncodeMaps, Evaluation, Protocol
 from percepta.tasks.evaluating.batches import Batches
@@ -62,6 +63,19 @@ def on_scenes(evaluate: Callable[[EncodeMaps, Protocol], Evaluation]) -> Run:
             return evaluate(watched, protocol)
 
     return run
+
+
+def run_segmentation(protocol: Protocol, batches: Batches, data: Mapping[str, Path]) -> Evaluation:
+    """How segmentation runs on folders of pictures and masks."""
+    from percepta.datasets.masked import open_masked
+
+    settings, config = protocol.settings, batches.encoder.model.config
+    parts = (data["train"], data["data"]) if "train" in data else parts_of(data["data"])
+    if parts is None:
+        raise BadInput(f"{protocol.name} needs training data: pass train (--train), or sub-folders train and test.")
+    train, test = (open_masked(part) for part in parts)
+    encode = maps_of(batches, settings["layers"], settings["norm"])
+    return evaluation.evaluate_segmentation(train, test, encode, config.patch_size, config.image_size, protocol)
 
 
 def run_davis(protocol: Protocol, batches: Batches, data: Mapping[str, Path]) -> Evaluation:

@@ -10,7 +10,7 @@ from percepta import evaluation
 from percepta.datasets.picture_sets import are_synsets, open_captioned, open_labelled, parts_of
 from percepta.evaluation import Evaluation, Protocol
 from percepta.tasks.evaluating.batches import Batches
-from percepta.tasks.evaluating.dense import on_scenes, run_davis
+from percepta.tasks.evaluating.dense import on_scenes, run_davis, run_segmentation
 from percepta.tasks.evaluating.moments import run_scenes_moments, scenes_moments
 from percepta.tasks.evaluating.pictures import by_layer, by_resize
 from percepta.tasks.prompts import class_names, templates_of
@@ -146,6 +146,14 @@ PROTOCOLS: dict[str, Evaluator] = {
         scenes_moments,
         lambda protocol, batches, _: run_scenes_moments(protocol, batches),
         "captions to the interval of their clip in joined videos, beside fixed steps",
+    ),
+    "segmentation": Evaluator(
+        evaluation.segmentation_protocol,
+        run_segmentation,
+        "mIoU of a linear probe on pictures with masks, on any layers",
+        "a folder with images and masks (PNG of class numbers); the training part from --train, or sub-folders train "
+        "and test",
+        words=False,
     ),
     "scenes-segmentation": Evaluator(
         evaluation.scenes_segmentation_protocol,

@@ -10,7 +10,7 @@ import glob
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -52,6 +52,7 @@ COMPANIONS = frozenset(
         ".aae",
         ".xmp",
         ".thm",
+        ".index",
         ".lnk",
         ".url",
         ".srt",
@@ -88,7 +89,10 @@ class Source:
         return self.data if self.path is None else self.path
 
 
-def collect(inputs: Any, exclude: Sequence[str] = ()) -> Iterator[Source | Failure]:
+Classify = Callable[[Path, str], Source | Failure]
+
+
+def collect(inputs: Any, exclude: Sequence[str] = (), classify: Classify | None = None) -> Iterator[Source | Failure]:
     """Every picture and video in `inputs`, lazily and in a stable order.
 
     Args:
@@ -96,8 +100,9 @@ def collect(inputs: Any, exclude: Sequence[str] = ()) -> Iterator[Source | Failu
             but every folder visited once); a glob such as "photos/**/*.jpg"; "-" for names on standard input, one a
             line or NUL-separated; bytes, a PIL picture, an array (H, W, C) or a stack (N, H, W, C); or an iterable of
             these. "~" is expanded.
-        exclude: shell patterns; inside folders, what has such a name, or such a path below the folder, is passed over,
-            as are LEFTOVERS.
+        exclude: shell patterns; files and folders with such a name, or such a path (below the folder that was given),
+            are passed over. Inside folders LEFTOVERS always are.
+        classify: what a file is, from its path and name; by default `classify_file`, which reads its first bytes.
 
     Yields:
         Source for what looks like a picture or video by its first bytes, Failure for what does not or cannot be read.
@@ -111,13 +116,13 @@ def collect(inputs: Any, exclude: Sequence[str] = ()) -> Iterator[Source | Failu
             "inputs must be a file, folder, glob, '-', picture, array or an iterable of these; "
             f"got {type(inputs).__name__}."
         )
-    return _collect(inputs, tuple(exclude))
+    return _collect(inputs, _Rules(exclude, classify or classify_file))
 
 
-def _collect(inputs: Any, exclude: tuple[str, ...]) -> Iterator[Source | Failure]:
+def _collect(inputs: Any, rules: _Rules) -> Iterator[Source | Failure]:
     if _is_item(inputs):
         found = 0
-        for source in _expand(inputs, 1, exclude):
+        for source in _expand(inputs, 1, rules):
             found += 1
             yield source
         if not found:
@@ -127,7 +132,7 @@ def _collect(inputs: Any, exclude: tuple[str, ...]) -> Iterator[Source | Failure
     for item in inputs:
         count += 1
         before = False
-        for source in _expand(item, count, exclude):
+        for source in _expand(item, count, rules):
             before = True
             yield source
         if not before:
@@ -160,15 +165,15 @@ def _nothing_in(item: Any) -> str:
     return f"no file matches {name_of(path)}."
 
 
-def _expand(item: Any, number: int, exclude: tuple[str, ...]) -> Iterator[Source | Failure]:
+def _expand(item: Any, number: int, rules: _Rules) -> Iterator[Source | Failure]:
     """The sources of one input that is not a list."""
     if isinstance(item, Source | Failure):
         yield item
     elif isinstance(item, str) and item == "-":
         for name in _names_on_stdin():
-            yield from _expand_path(name, exclude)
+            yield from _expand_path(name, rules)
     elif isinstance(item, str | os.PathLike):
-        yield from _expand_path(os.fsdecode(item), exclude)
+        yield from _expand_path(os.fsdecode(item), rules)
     elif isinstance(item, np.ndarray) and item.ndim == 4:
         for index, array in enumerate(item):
             yield Source(f"picture {number + index}", "picture", data=array)
@@ -194,24 +199,24 @@ def _names_on_stdin() -> list[str]:
     return [os.fsdecode(name) for name in names if name.strip()]
 
 
-def _expand_path(text: str, exclude: tuple[str, ...]) -> Iterator[Source | Failure]:
+def _expand_path(text: str, rules: _Rules) -> Iterator[Source | Failure]:
     try:
         path = Path(text).expanduser()
         mode = os.stat(path).st_mode
     except RuntimeError:
         yield Failure(text, f"{name_of(text)} names a home folder that does not exist.")
     except FileNotFoundError:
-        yield from _expand_pattern(text)
+        yield from _expand_pattern(text, rules)
     except (OSError, ValueError) as error:
         yield Failure(text, str(unreadable(name_of(text), error)))
     else:
         if stat.S_ISDIR(mode):
-            yield from _Walk(path, exclude).sources(path)
-        else:
-            yield classify_file(path, text)
+            yield from _Walk(path, rules).sources(path)
+        elif not rules.exclude_path(path.name, text):
+            yield rules.classify(path, text)
 
 
-def _expand_pattern(text: str) -> Iterator[Source | Failure]:
+def _expand_pattern(text: str, rules: _Rules) -> Iterator[Source | Failure]:
     """A name without a file: a glob, an address, or a mistake."""
     pattern = os.path.expanduser(text)
     if "://" in text:
@@ -220,7 +225,8 @@ def _expand_pattern(text: str) -> Iterator[Source | Failure]:
         yield Failure(text, f"{name_of(text)} does not exist.")
     else:
         for name in _matches(pattern):
-            yield classify_file(Path(name), name)
+            if not rules.exclude_path(os.path.basename(name), name):
+                yield rules.classify(Path(name), name)
 
 
 def _matches(pattern: str) -> list[str]:
@@ -233,11 +239,24 @@ def _matches(pattern: str) -> list[str]:
     return sorted(shortest.values())
 
 
+class _Rules:
+    """What is passed over, and how it is told what a file is."""
+
+    def __init__(self, exclude: Sequence[str], classify: Classify) -> None:
+        # "raw/", "/raw" and "**/raw" say what "raw" says.
+        self.patterns = [pattern.removeprefix("**/").strip("/") for pattern in exclude]
+        self.classify = classify
+
+    def exclude_path(self, name: str, path: str) -> bool:
+        """Whether a pattern is that of a name, or of a path with "/" between its parts."""
+        return any(fnmatchcase(name, pattern) or fnmatchcase(path, pattern) for pattern in self.patterns)
+
+
 class _Walk:
     """A folder and what is below it; each folder once, by whatever links it is reached."""
 
-    def __init__(self, root: Path, exclude: tuple[str, ...]) -> None:
-        self.root, self.exclude = root, exclude
+    def __init__(self, root: Path, rules: _Rules) -> None:
+        self.root, self.rules = root, rules
         self.visited: set[tuple[int, int]] = set()
 
     def sources(self, folder: Path) -> Iterator[Source | Failure]:
@@ -253,7 +272,7 @@ class _Walk:
             return
         for entry in entries:
             path = folder / entry.name
-            if self.passed_over(path):
+            if self._passed_over(path):
                 continue
             try:
                 is_folder = entry.is_dir()
@@ -263,16 +282,15 @@ class _Walk:
             if is_folder:
                 yield from self.sources(path)
                 continue
-            found = classify_file(path, str(path))
+            found = self.rules.classify(path, str(path))
             if isinstance(found, Source) or path.suffix.lower() not in COMPANIONS:
                 yield found
 
-    def passed_over(self, path: Path) -> bool:
+    def _passed_over(self, path: Path) -> bool:
         """Whether a name is hidden, left over or excluded."""
         if path.name.startswith(".") or path.name in LEFTOVERS:
             return True
-        below = path.relative_to(self.root).as_posix()
-        return any(fnmatchcase(path.name, rule) or fnmatchcase(below, rule.rstrip("/")) for rule in self.exclude)
+        return bool(self.rules.patterns) and self.rules.exclude_path(path.name, path.relative_to(self.root).as_posix())
 
 
 def classify_file(path: Path, name: str) -> Source | Failure:

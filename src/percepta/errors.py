@@ -36,7 +36,11 @@ class MissingExtra(PerceptaError, ImportError):
     """An optional dependency that is not installed; the message gives the pip command."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f'{purpose} needs {package}, which is not installed; run: pip install "percepta[{extra}]".')
+        packages = package.replace(",", "").replace(" and", "")
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed; run: pip install {packages} "
+            f'(or, where the source of percepta lies: pip install ".[{extra}]").'
+        )
 
 
 class CheckpointMismatch(PerceptaError):

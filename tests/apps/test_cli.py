@@ -16,6 +16,7 @@ from PIL import Image
 
 from percepta import list_models
 from percepta.apps.cli import run
+from percepta.apps.cli.records import LabelFile
 from tests.tasks import nano
 
 NAMES = ["blue.png", "green.png", "grey.png", "moving.mp4", "red.png", "turned photo.jpg"]
@@ -53,9 +54,31 @@ def test_classify_resumes_to_the_same_file(percepta: Any, media: Path, tmp_path:
     assert done.code == 0
     assert "of 6 inputs were done before" in done.err
     assert cut.read_text() == text
+    assert not list(tmp_path.glob(".*"))  # what it was begun with is needed no more
     other = percepta("classify", media, "--labels", "a cat,a cow", "-o", cut, "--resume")
     assert other.code == 2
     assert "holds other labels" in other.err
+
+
+def test_classify_resumes_with_the_same_settings_alone(
+    percepta: Any, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LabelFile.write
+
+    def interrupted(self: LabelFile, labels: Any) -> None:
+        if len(self.path.read_text().splitlines()) > 4:
+            raise KeyboardInterrupt
+        write(self, labels)
+
+    monkeypatch.setattr(LabelFile, "write", interrupted)
+    words = ["classify", media, "--labels", "a cat,a dog", "-o", tmp_path / "x.csv"]
+    assert percepta(*words).code == 130
+    monkeypatch.setattr(LabelFile, "write", write)
+    other = percepta(*words, "--resume", "--templates", "plain")
+    assert other.code == 2
+    assert "was begun with templates None and now it is 'plain'" in other.err
+    assert "done before" in percepta(*words, "--resume").err
+    assert "nothing is left to do" in percepta(*words, "--resume").err
 
 
 def test_classify_json_lines_limit_and_labels_from_a_file(percepta: Any, media: Path, tmp_path: Path) -> None:
@@ -130,6 +153,8 @@ def test_embed_goes_on_where_it_was_interrupted(
     with (tmp_path / "cut.npy.partial").open("ab") as file:
         file.write(bytes(100))  # a vector that was cut off
     monkeypatch.setattr(VectorFile, "write", write)
+    other = percepta("embed", media, "-o", tmp_path / "cut.npy", "--resume", "--raw")
+    assert "was begun with raw False and now it is True" in other.err
     done = percepta("embed", media, "-o", tmp_path / "cut.npy", "--resume")
     assert "3 of 6 inputs were done before" in done.err
     again = percepta("embed", media, "-o", tmp_path / "cut.npy", "--resume")

@@ -198,3 +198,8 @@ def test_what_is_no_video(content: bytes, words: str, tmp_path: Path) -> None:
         VideoReader(path)
     with pytest.raises(BadMedia, match="does not exist"):
         VideoReader(tmp_path / "none.mp4")
+
+
+def test_a_video_is_a_path_or_bytes() -> None:
+    with pytest.raises(BadInput, match="a video must be a path or bytes; got int"):
+        VideoReader(123)  # type: ignore[arg-type]

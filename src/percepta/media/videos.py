@@ -81,6 +81,8 @@ class VideoReader:
     """
 
     def __init__(self, source: str | os.PathLike[str] | bytes) -> None:
+        if not isinstance(source, str | bytes | os.PathLike):
+            raise BadInput(f"a video must be a path or bytes; got {type(source).__name__}.")
         self.source = f"the video of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
         self._name = self.source if isinstance(source, bytes) else name_of(self.source)
         self._given = source
@@ -429,8 +431,6 @@ def _open(source: str | os.PathLike[str] | bytes, name: str) -> Any:
 def _head_and_target(source: str | os.PathLike[str] | bytes, name: str) -> tuple[bytes, Any]:
     if isinstance(source, bytes):
         return source[:512], io.BytesIO(source)
-    if not isinstance(source, str | os.PathLike):
-        raise BadInput(f"a video must be a path or bytes; got {type(source).__name__}.")
     try:
         path = Path(os.fspath(source)).expanduser()
         with path.open("rb") as file:
@@ -458,7 +458,10 @@ def _video_stream(container: Any, name: str) -> Any:
 
 
 def as_picture(frame: Any) -> Image.Image:
-    """A decoded frame as an upright RGB picture."""
-    picture: Image.Image = frame.to_image()
+    """A decoded frame as an upright RGB picture. Raises BadMedia for pixels of a kind that cannot be converted."""
+    try:
+        picture: Image.Image = frame.to_image()
+    except (*_AV_ERRORS, ValueError) as error:
+        raise BadMedia(f"the video's frames ({frame.format.name}) cannot be turned into pictures.") from error
     turn = _TURNS.get(round(frame.rotation / 90) * 90 % 360)
     return picture if turn is None else picture.transpose(turn)

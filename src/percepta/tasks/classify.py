@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from percepta.tasks.prompts import background, classifier, labels_of, templates_
 NONE = "none of these"
 
 
-def classify(
+def classify(  # noqa: PLR0913 (the front door)
     inputs: Any,
     labels: str | Sequence[str],
     model: str | nn.Module = NANO,
@@ -29,6 +30,7 @@ def classify(
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
     on_error: str = "collect",
+    weights: str | Path | None = None,
 ) -> Stream[Labels]:
     """Score every picture and video against every label; results come as they are made, in order.
 
@@ -39,6 +41,7 @@ def classify(
         templates: "default", "plain", "imagenet" (80), "kinetics" (28), "ucf101" (48), or texts with {}.
         none: let "none of these" win where texts that say nothing in particular fit better than every label.
         multi: several labels may hold; each gets a score of its own in 0..1, 0.5 where it fits as well as those texts.
+        weights: a file or folder for the model's name.
         on_error: "collect" (see `failures` of the stream) or "raise" (BadMedia).
 
     Returns:
@@ -49,13 +52,15 @@ def classify(
         BadInput: an empty or doubled label, a bad template, inputs that hold nothing, a model without words.
         UnknownModel, MissingWeights, CheckpointMismatch.
     """
+    if not isinstance(labels, str | Sequence):
+        raise BadInput(f"labels must be texts, or one text with commas; got {type(labels).__name__}.")
     names = labels_of(labels)
     chosen = templates_of(templates)
     if none and multi:
         raise BadInput("none and multi exclude each other: with multi, what nothing fits has low scores only.")
     if none and NONE in names:
         raise BadInput(f"{NONE!r} is a label already; leave it out or leave out none.")
-    encoder = Encoder(model, device, dtype)
+    encoder = Encoder(model, device, dtype, weights)
     encoder.need_words("classify")
     vectors = classifier(encoder, names, chosen)
     neutral = background(encoder) if none or multi else None

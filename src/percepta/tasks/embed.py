@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ def embed(
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
     on_error: str = "collect",
+    weights: str | Path | None = None,
 ) -> Stream[Embedding]:
     """Embed pictures and videos; results come as they are made, in order.
 
@@ -28,6 +30,7 @@ def embed(
         inputs: a file, folder, glob, picture, array, "-" (names on standard input) or an iterable of these.
         model: a name or a loaded model that pools.
         normalize: scale to length 1, so that a dot product is a cosine; False gives the model's own length.
+        weights: a file or folder for the model's name.
         on_error: "collect" (see `failures` of the stream) or "raise" (BadMedia).
 
     Returns:
@@ -37,7 +40,7 @@ def embed(
         BadInput: inputs that hold nothing, or a model that gives no single vector. UnknownModel, MissingWeights,
         CheckpointMismatch.
     """
-    encoder = Encoder(model, device, dtype)
+    encoder = Encoder(model, device, dtype, weights)
 
     def compute(batch: Tensor, sources: list[Source]) -> list[Embedding]:
         rows = encoder.embed(batch, normalize).numpy()

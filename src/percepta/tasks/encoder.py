@@ -7,7 +7,9 @@ video classification); a nano model says once per process that it is a toy.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,25 +39,57 @@ class Encoder:
     """A loaded model with what the verbs need of it.
 
     Args:
-        model: a name of `list_models()`, a file that `save` wrote, or a model in hand (used as it is, in eval mode).
-        device, dtype: where and how precise; None leaves a model in hand alone and means float32 on the CPU for names.
+        model: a name of `list_models()`, a file that `save` wrote, or a model in hand, which is left as it is: it runs
+            in evaluation mode and is in the mode that it was in before and after each batch.
+        device, dtype: where and how precise, float32 on the CPU by default; for a model in hand, its own or None.
+        weights: a file or folder for a name, in any layout of its family.
 
-    Raises: UnknownModel, MissingWeights, CheckpointMismatch, BadInput.
+    Raises: UnknownModel, MissingWeights, CheckpointMismatch; BadInput, also to move a model in hand or fill it.
     """
 
     def __init__(
-        self, model: str | nn.Module, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
+        self,
+        model: str | nn.Module,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        weights: str | Path | None = None,
     ) -> None:
-        if isinstance(model, nn.Module):
-            self.model: Any = model.eval()
-            if device is not None or dtype is not None:
-                model.to(None if device is None else check_device(device), as_dtype(dtype))
-        else:
-            self.model = load(model, device=check_device(device or "cpu"), dtype=dtype)
+        in_hand = isinstance(model, nn.Module)
+        if in_hand and weights is not None:
+            raise BadInput("weights must be None for a model in hand; load them into it, or pass its name.")
+        self.model: Any = model
+        if not isinstance(model, nn.Module):
+            self.model = load(model, weights, device=check_device(device or "cpu"), dtype=dtype)
         self.name: str = getattr(self.model, "name", type(self.model).__name__)
         parameter = next(self.model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        if in_hand and (device is not None or dtype is not None):
+            self._check_stays(device, as_dtype(dtype))
         warn_of_toy(self.name)
+
+    def _check_stays(self, device: str | torch.device | None, dtype: torch.dtype | None) -> None:
+        place = self.device if device is None else check_device(device)
+        if (
+            place.type != self.device.type
+            or (place.index or 0) != (self.device.index or 0)
+            or dtype not in (None, self.dtype)
+        ):
+            raise BadInput(
+                f"a model in hand stays where it is, {self.dtype} on {self.device}; move it yourself with "
+                "model.to(...), or pass its name."
+            )
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in evaluation mode and without gradients; afterwards every module is in the mode it was in."""
+        training = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
     @property
     def has_words(self) -> bool:
@@ -80,23 +114,23 @@ class Encoder:
         picture: Tensor = self.model.preprocess(source.thing)
         return picture
 
-    @torch.inference_mode()
     def embed(self, batch: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, H, W) or (B, T, 3, H, W) → (B, D) float32 on the CPU; of videos the mean of raw frame embeddings."""
         pictures = batch.flatten(0, 1) if batch.ndim == 5 else batch
-        vectors = self._encode(pictures.to(self.device, self.dtype)).float()
-        if batch.ndim == 5:
-            vectors = vectors.unflatten(0, batch.shape[:2]).mean(dim=1)
-        return (torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors).cpu()
+        with self.evaluating():
+            vectors = self._encode(pictures.to(self.device, self.dtype)).float()
+            if batch.ndim == 5:
+                vectors = vectors.unflatten(0, batch.shape[:2]).mean(dim=1)
+            return (torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors).cpu()
 
-    @torch.inference_mode()
     def words(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Texts → (B, D) float32 unit vectors on the CPU."""
-        rows = [
-            self.model.encode_text(self.model.tokenize(list(texts[start : start + batch_size])), normalize=True)
-            for start in range(0, len(texts), batch_size)
-        ]
-        return torch.cat(rows).float().cpu()
+        with self.evaluating():
+            rows = [
+                self.model.encode_text(self.model.tokenize(list(texts[start : start + batch_size])), normalize=True)
+                for start in range(0, len(texts), batch_size)
+            ]
+            return torch.cat(rows).float().cpu()
 
     def run(
         self,

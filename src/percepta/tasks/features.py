@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ def features(
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
     on_error: str = "collect",
+    weights: str | Path | None = None,
 ) -> Stream[FeatureMap]:
     """Feature maps; for every input one map a layer, in the order of `layers`, as they are made.
 
@@ -35,13 +37,14 @@ def features(
         model: a name or a loaded encoder.
         size: side in pixels to which pictures are brought first; None is the model's own. Larger gives finer maps.
         norm: apply the model's final norm.
+        weights: a file or folder for the model's name.
         on_error: "collect" (see `failures` of the stream) or "raise" (BadMedia).
 
     Raises:
         BadInput: a layer or size out of range, inputs that hold nothing. UnknownModel, MissingWeights,
         CheckpointMismatch.
     """
-    encoder = Encoder(model, device, dtype)
+    encoder = Encoder(model, device, dtype, weights)
     wanted, name = layers_of(encoder, layers), encoder.name
     patch = encoder.model.config.patch_size
     side = encoder.model.config.image_size if size is None else size
@@ -54,10 +57,10 @@ def features(
         tensor: Tensor = encoder.model.preprocess(source.thing, side)
         return tensor
 
-    @torch.inference_mode()
     def compute(batch: Tensor, sources: list[Source]) -> list[list[FeatureMap]]:
-        pictures = batch.to(encoder.device, encoder.dtype)
-        maps = encoder.model.intermediates(pictures, wanted, layout="NHWC", norm=norm)
+        with encoder.evaluating():
+            pictures = batch.to(encoder.device, encoder.dtype)
+            maps = encoder.model.intermediates(pictures, wanted, layout="NHWC", norm=norm)
         arrays = [values.float().cpu().numpy() for values in maps]
         return [
             [FeatureMap(source.name, layer, array[row], name) for layer, array in zip(wanted, arrays, strict=True)]

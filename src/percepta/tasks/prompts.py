@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from percepta.errors import BadInput, MissingExtra, one_of
+from percepta.evaluation.zero_shot import unit
 from percepta.tasks.encoder import Encoder
 
 DEFAULT = ("a photo of a {}.", "a picture of a {}.", "a {}.", "{}")
@@ -118,13 +118,12 @@ def read_labels(file: str | Path) -> list[str]:
 def classifier(encoder: Encoder, labels: Sequence[str], templates: Sequence[str]) -> Tensor:
     """(K, D) float32 unit vectors, one per label."""
     vectors = encoder.words([fill(template, label) for label in labels for template in templates])
-    means = vectors.unflatten(0, (len(labels), len(templates))).mean(dim=1)
-    return torch.nn.functional.normalize(means, dim=-1)
+    return unit(vectors.unflatten(0, (len(labels), len(templates))).mean(dim=1))
 
 
 def background(encoder: Encoder) -> Tensor:
     """(1, D): the unit vector of texts that say nothing in particular."""
-    return torch.nn.functional.normalize(encoder.words(NEUTRAL).mean(dim=0, keepdim=True), dim=-1)
+    return unit(encoder.words(NEUTRAL).mean(dim=0, keepdim=True))
 
 
 def class_names(given: str | Path | Sequence[str]) -> tuple[str, ...]:

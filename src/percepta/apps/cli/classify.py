@@ -90,11 +90,16 @@ def classify(  # noqa: PLR0913 (the options of a command)
     loaded = Settings(model, weights, device, dtype, batch_size).load()
     page = _page(report, names, loaded, inputs)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(LabelFile(out, [*names, NONE] if none else names, resume)) if out else None
+        settings = {"model": loaded.name, "weights": weights, "dtype": dtype, "templates": templates, "multi": multi}
+        every = [*names, NONE] if none else names
+        file = stack.enter_context(LabelFile(out, every, resume, settings)) if out else None
         todo = [source for source in sources if file is None or not file.holds(_name(source))]
         if len(todo) < len(sources):
             common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
         if not todo:
+            if file is not None:
+                file.complete()
+            common.say("nothing is left to do" + ("; no page is written." if report else "."))
             return
         stream = run(todo, names, loaded, templates, none, multi, batch_size=batch_size)
         places = common.by_name(todo)
@@ -109,6 +114,8 @@ def classify(  # noqa: PLR0913 (the options of a command)
                 _sort(places[result.source], result, sort_into, by)
             if page is not None:
                 page.add(places[result.source], result)
+        if file is not None:
+            file.complete()
     _close(out, report, page, stream.failures)
 
 

@@ -72,7 +72,7 @@ def embed(  # noqa: PLR0913 (the options of a command)
         common.say(f"{out} is complete; pass --overwrite instead of --resume to make it again.")
         return
     common.check_output(out, overwrite)
-    if out is not None and out.suffix == ".parquet":
+    if out is not None and out.suffix.lower() == ".parquet":
         need_parquet()
     sources = common.gather(inputs, limit)
     loaded = Settings(model, weights, device, dtype, batch_size).load()
@@ -83,7 +83,7 @@ def embed(  # noqa: PLR0913 (the options of a command)
             print(json.dumps(result.to_dict()), flush=True)
         common.finish(printed.failures)
         return
-    with VectorFile(out, loaded.name, resume) as file:
+    with VectorFile(out, loaded.name, resume, {"weights": weights, "dtype": dtype, "raw": raw}) as file:
         seen = set(file.names)
         todo = [source for source in sources if getattr(source, "name", None) not in seen] if seen else sources
         if seen:
@@ -93,6 +93,6 @@ def embed(  # noqa: PLR0913 (the options of a command)
             file.write(result.source, result.vector)
         file.complete()
     failures = stream.failures if stream else []
-    beside = "" if out.suffix == ".parquet" else f" and {file.ids_path}"
+    beside = "" if out.suffix.lower() == ".parquet" else f" and {file.ids_path}"
     common.say(f"wrote {len(file.names)} vectors of {file.width} numbers to {out}{beside}")
     common.finish(failures)

@@ -1,7 +1,8 @@
 """Label files that grow while the work goes on: CSV or JSON lines, and going on with one that was cut short.
 
 Unusual: all rows of an input are written at once; on resuming, rows of an input that were cut off in the middle are
-dropped and that input is done again.
+dropped and that input is done again. What a file was begun with stands beside it until it is complete, in
+.NAME.settings.json, since a table has no place for it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from percepta.errors import BadInput
 from percepta.results import Labels
@@ -28,6 +29,7 @@ class LabelFile:
         path: ends in .csv for a table, in anything else for JSON lines.
         labels: the labels of this run; a file that is resumed must have the same.
         resume: keep what is there.
+        settings: JSON-ready, what else the scores depend on, such as the model.
 
     Attributes:
         seen: sources that the file holds already.
@@ -35,12 +37,22 @@ class LabelFile:
     Raises: BadInput where a file to be resumed is of another run.
     """
 
-    def __init__(self, path: Path, labels: Sequence[str], resume: bool = False) -> None:
+    def __init__(
+        self, path: Path, labels: Sequence[str], resume: bool = False, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self.path, self.table = path, path.suffix.lower() == ".csv"
+        self.settings = path.with_name(f".{path.name}.settings.json")
         self.seen: set[str] = set()
-        kept = self._read_back(set(labels)) if resume and path.exists() else ""
-        self._file: TextIO = path.open("w", encoding="utf-8", newline="")
-        self._file.write(kept or (",".join(COLUMNS) + "\n" if self.table else ""))
+        kept = ""
+        if resume and path.exists():
+            self._check_settings(dict(settings or {}))
+            kept = self._read_back(set(labels))
+        # Beside the file and then in its place, so that nothing is lost if this run is killed right here.
+        begun = path.with_name(f".{path.name}.begun")
+        begun.write_text(kept or (",".join(COLUMNS) + "\n" if self.table else ""), encoding="utf-8", newline="")
+        self.settings.write_text(json.dumps(dict(settings or {})), encoding="utf-8")
+        begun.replace(path)
+        self._file: TextIO = path.open("a", encoding="utf-8", newline="")
 
     def holds(self, source: str) -> bool:
         """Whether a source was done before."""
@@ -53,6 +65,23 @@ class LabelFile:
         else:
             self._file.write(json.dumps(labels.to_dict()) + "\n")
         self._file.flush()
+
+    def complete(self) -> None:
+        """All inputs are done: what the file was begun with is needed no more."""
+        self._file.flush()
+        self.settings.unlink(missing_ok=True)
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        try:
+            before = json.loads(self.settings.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # complete, or of an older version: the labels alone can tell
+            return
+        for name in settings:
+            if before.get(name) != settings[name]:
+                raise BadInput(
+                    f"{str(self.path)!r} was begun with {name} {before.get(name)!r} and now it is {settings[name]!r}; "
+                    "resume with the same, or pass --overwrite."
+                )
 
     def _read_back(self, labels: set[str]) -> str:
         text = self.path.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +29,7 @@ class VectorFile:
         path: the file to be.
         model: name of the model; a run that is resumed must have the same.
         resume: go on with what an interrupted run left.
+        settings: JSON-ready, what else the vectors depend on, such as the weights.
 
     Attributes:
         names: what it holds.
@@ -35,8 +37,8 @@ class VectorFile:
     Raises: BadInput where there is nothing to resume with this model.
     """
 
-    def __init__(self, path: Path, model: str, resume: bool = False) -> None:
-        self.path, self.model = path, model
+    def __init__(self, path: Path, model: str, resume: bool = False, settings: Mapping[str, Any] | None = None) -> None:
+        self.path, self.model, self.settings = path, model, dict(settings or {})
         self.rows = path.with_name(path.name + ".partial")
         self.ids = path.with_name(path.name + ".partial.ids")
         self.names: list[str] = []
@@ -50,7 +52,7 @@ class VectorFile:
         """Add one vector, (D,) float32."""
         if not self.names:
             self.width = len(vector)
-            self._ids.write(json.dumps({"schema": SCHEMA, "model": self.model, "width": self.width}) + "\n")
+            self._ids.write(json.dumps(self._header() | {"width": self.width}) + "\n")
         self._rows.write(np.ascontiguousarray(vector, dtype="<f4").tobytes())
         self._rows.flush()
         self._ids.write(json.dumps(name) + "\n")
@@ -66,7 +68,9 @@ class VectorFile:
             vectors: Any = np.memmap(self.rows, dtype="<f4", mode="r", shape=shape)
         else:
             vectors = np.zeros((0, 0), dtype=np.float32)
-        {".npy": self._npy, ".parquet": self._parquet, ".safetensors": self._safetensors}[self.path.suffix](vectors)
+        {".npy": self._npy, ".parquet": self._parquet, ".safetensors": self._safetensors}[self.path.suffix.lower()](
+            vectors
+        )
         del vectors
         self.rows.unlink()
         self.ids.unlink()
@@ -112,13 +116,20 @@ class VectorFile:
             writer.writerow(["row", "source"])
             writer.writerows([number, _writable(name)] for number, name in enumerate(self.names))
 
+    def _header(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, "model": self.model, **self.settings}
+
     def _read_back(self) -> None:
         lines = self.ids.read_text(encoding="utf-8").split("\n")[:-1]
         if len(lines) < 2:
             return
         header = json.loads(lines[0])
-        if header.get("schema") != SCHEMA or header.get("model") != self.model:
-            raise BadInput(f"{str(self.ids)!r} was begun with {header.get('model')}; resume with that --model.")
+        for name, value in self._header().items():
+            if header.get(name) != value:
+                raise BadInput(
+                    f"{str(self.ids)!r} was begun with {name} {header.get(name)!r} and now it is {value!r}; resume "
+                    "with the same, or pass --overwrite."
+                )
         size = self.rows.stat().st_size if self.rows.exists() else 0
         self.width = int(header["width"])
         self.names = [json.loads(line) for line in lines[1:]][: size // 4 // self.width]

@@ -26,7 +26,6 @@ from percepta.media.sniffing import name_of
 from percepta.results import Failure
 from percepta.running.feed import DEFAULT_BATCH, ON_ERROR
 from percepta.running.fingerprint import weights_hash
-from percepta.running.loading import load
 from percepta.running.progress import Progress
 from percepta.tasks.encoder import NANO, Encoder
 from percepta.tasks.indexing.moments import Moment, MomentRule, videos_moments
@@ -258,13 +257,7 @@ def _encoder(
     device: str | torch.device | None,
     dtype: torch.dtype | str | None,
 ) -> Encoder:
-    if isinstance(model, Encoder):
-        return model
-    if weights is not None:
-        if isinstance(model, nn.Module):
-            raise BadInput("weights must be None for a model in hand; load them into it, or pass its name.")
-        return Encoder(load(model, weights), device, dtype)
-    return Encoder(model, device, dtype)
+    return model if isinstance(model, Encoder) else Encoder(model, device, dtype, weights)
 
 
 def _maker(encoder: Encoder, weights: str | Path | None) -> Maker:

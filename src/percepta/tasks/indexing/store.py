@@ -31,7 +31,6 @@ from percepta.errors import BadInput
 from percepta.media.sniffing import name_of
 from percepta.results import Failure
 from percepta.running.fingerprint import weights_hash
-from percepta.running.loading import load
 from percepta.tasks.encoder import Encoder
 
 SCHEMA = 2
@@ -237,7 +236,7 @@ class Index:
     def encoder(self) -> Encoder:
         """The model that made the vectors, loaded on first use. Raises BadInput when its weights have changed."""
         if self.loaded is None:
-            encoder = Encoder(load(self.maker.model, self.maker.weights or None))
+            encoder = Encoder(self.maker.model, weights=self.maker.weights or None)
             found = weights_hash(encoder.model)
             if found != self.maker.weights_hash:
                 raise BadInput(

@@ -58,6 +58,27 @@ def test_an_explicit_file_is_never_passed_over(folder: Path) -> None:
     assert "only local files" in str(address)
 
 
+@pytest.mark.parametrize("pattern", ["b", "b/", "/b", "**/b", "b/*", "two*"])
+def test_excluded_by_name_or_path(folder: Path, pattern: str) -> None:
+    left = names(list(collect(folder, [pattern])), folder)
+    assert "b/two words.png" not in left
+    assert ("b/no ending" in left) == (pattern == "two*")
+    assert "a.jpg" in left
+
+
+def test_files_that_are_named_may_be_excluded_too(folder: Path) -> None:
+    given = [str(folder / "a.jpg"), str(folder / "c.gif")]
+    assert names(list(collect(given, ["*.gif"])), folder) == ["a.jpg"]
+    assert names(list(collect(str(folder / "[ac].*"), ["a*"])), folder) == ["c.gif"]
+    with pytest.raises(BadInput):
+        list(collect(given[0], ["a.jpg"]))
+
+
+def test_what_a_file_is_may_be_known_already(folder: Path) -> None:
+    known = Source("known", "picture")
+    assert list(collect(folder / "b", classify=lambda path, name: known)) == [known] * 8  # "back" leads to the whole folder
+
+
 def test_globs_home_and_lists(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(list(collect(str(folder / "*.jpg"))), folder) == ["a.jpg", "!broken.jpg"]
     assert names(list(collect(str(folder / "**/*.png"))), folder) == ["b/two words.png"]

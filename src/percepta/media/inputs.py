@@ -135,7 +135,7 @@ def _collect(inputs: Any, rules: _Rules) -> Iterator[Source | Failure]:
         for source in _expand(item, count, rules):
             before = True
             yield source
-        if not before:
+        if not before and not rules.exclude_item(item):
             yield Failure(_label(item, count), _nothing_in(item))
     if count == 0:
         raise BadInput("inputs must hold at least one picture or video; got an empty list.")
@@ -212,7 +212,7 @@ def _expand_path(text: str, rules: _Rules) -> Iterator[Source | Failure]:
     else:
         if stat.S_ISDIR(mode):
             yield from _Walk(path, rules).sources(path)
-        elif not rules.exclude_path(path.name, text):
+        elif not rules.exclude_item(text):
             yield rules.classify(path, text)
 
 
@@ -225,7 +225,7 @@ def _expand_pattern(text: str, rules: _Rules) -> Iterator[Source | Failure]:
         yield Failure(text, f"{name_of(text)} does not exist.")
     else:
         for name in _matches(pattern):
-            if not rules.exclude_path(os.path.basename(name), name):
+            if not rules.exclude_item(name):
                 yield rules.classify(Path(name), name)
 
 
@@ -250,6 +250,10 @@ class _Rules:
     def exclude_path(self, name: str, path: str) -> bool:
         """Whether a pattern is that of a name, or of a path with "/" between its parts."""
         return any(fnmatchcase(name, pattern) or fnmatchcase(path, pattern) for pattern in self.patterns)
+
+    def exclude_item(self, item: Any) -> bool:
+        """Whether an input is the name of a file that a pattern excludes."""
+        return isinstance(item, str | os.PathLike) and self.exclude_path(Path(item).name, os.fspath(item))
 
 
 class _Walk:

@@ -8,6 +8,7 @@ be read comes out as a `Failure` in its place, and the rest goes on.
 from __future__ import annotations
 
 import glob
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +33,12 @@ class Pictures:
     Attributes:
         count: how many there are.
         read: ascending row numbers to one Source (or Failure) each, lazily; every name comes once.
+        key: the same for the same pictures and for no others while a program runs.
     """
 
     count: int
     read: Callable[[Rows], Iterator[Source | Failure]]
+    key: str
 
     def __len__(self) -> int:
         return self.count
@@ -46,7 +49,8 @@ class Pictures:
     def subset(self, rows: Sequence[int] | Rows) -> Pictures:
         """The pictures of ascending row numbers."""
         chosen = np.asarray(rows, np.int64)
-        return Pictures(len(chosen), lambda wanted: self.read(chosen[wanted]))
+        key = hashlib.sha256(self.key.encode() + chosen.tobytes()).hexdigest()
+        return Pictures(len(chosen), lambda wanted: self.read(chosen[wanted]), key)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,6 +215,11 @@ def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:
     return [file for file in files if file.suffix.lower() in endings and file.is_file()]
 
 
+def key_of(files: Sequence[Path], more: str = "") -> str:
+    """The key of pictures by the files that hold them."""
+    return hashlib.sha256("\0".join([*(str(file.absolute()) for file in files), more]).encode()).hexdigest()
+
+
 def file_pictures(paths: Sequence[Path]) -> Pictures:
     """Pictures that are files of their own."""
 
@@ -218,7 +227,7 @@ def file_pictures(paths: Sequence[Path]) -> Pictures:
         for row in rows.tolist():
             yield Source(str(paths[row]), "picture", paths[row])
 
-    return Pictures(len(paths), read)
+    return Pictures(len(paths), read, key_of(paths))
 
 
 def _labelled_folder(path: Path) -> LabelledSet:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from percepta.datasets.captions import captions_in, captions_of_text
-from percepta.datasets.picture_sets import CaptionedSet, LabelledSet, Pictures, Rows
+from percepta.datasets.picture_sets import CaptionedSet, LabelledSet, Pictures, Rows, key_of
 from percepta.datasets.shards import members_of
 from percepta.errors import BadMedia
 from percepta.media import Source
@@ -83,7 +83,8 @@ def _pictures(places: Sequence[Place]) -> Pictures:
                 opened.seek(offset)
                 yield Source(f"{file}/{key}", "picture", data=opened.read(size))
 
-    return Pictures(len(places), read)
+    files = list(dict.fromkeys(place[0] for place in places))
+    return Pictures(len(places), read, key_of(files, " ".join(str(place[2]) for place in places)))
 
 
 def _label(file: Path, kinds: dict[str, tuple[int, int]]) -> int | str | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from percepta.datasets.captions import CAPTION_FIELDS, captions_in
-from percepta.datasets.picture_sets import CaptionedSet, LabelledSet, Pictures, Rows
+from percepta.datasets.picture_sets import CaptionedSet, LabelledSet, Pictures, Rows, key_of
 from percepta.errors import BadMedia, MissingExtra
 from percepta.media import Source
 from percepta.results import Failure
@@ -115,7 +115,7 @@ class _Tables:
                 if len(wanted):
                     yield from self._read(file, column, wanted)
 
-        return Pictures(int(self.starts[-1]), read)
+        return Pictures(int(self.starts[-1]), read, key_of(self.files, column))
 
     def _read(self, file: Path, column: str, wanted: Rows) -> Iterator[Source | Failure]:
         start = 0

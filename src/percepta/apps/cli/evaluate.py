@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +12,16 @@ import typer
 
 from percepta.apps.cli import common
 from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Json, Model, Overwrite, Weights
+from percepta.errors import BadInput
 
 EXAMPLES = """\b
 Examples:
-  percepta evaluate nano --data cifar10-test.parquet
+  percepta evaluate                                     # lists the protocols and the data they need
+  percepta evaluate zero-shot --data photos/ --templates imagenet --picture confusion.png
+  percepta evaluate knn ridge-probe --data cifar10-test.parquet --train cifar10-train.parquet --layers all
+  percepta evaluate retrieval --data captioned/ --model pe-core-b16-224 -o scores.json
   percepta evaluate scenes-retrieval scenes-hard-negatives
-  percepta evaluate nano --weights runs/pe-core-nano/model.safetensors --data cifar10-test.parquet -o scores.json
-  percepta evaluate scenes-video-retrieval -o scores.png
+  percepta evaluate nano --data cifar10-test.parquet -o scores.png
 """
 ENDINGS = (".json", ".png")
 TOGETHER = 64  # pictures, frames or texts at once
@@ -29,18 +34,36 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(  # noqa: PLR0913 (the options of a command)
     protocols: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PROTOCOL...",
-            help="cifar10-zero-shot, scenes-retrieval, scenes-hard-negatives, scenes-video-retrieval; nano for all.",
-        ),
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[PROTOCOL]...", help="Names; without one, all are listed with the data they need."),
+    ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="FILE", help="CIFAR-10 test set: parquet with the columns img and label."),
+        typer.Option("--data", metavar="PATH", help="Pictures with labels or captions: a folder, tar files, parquet."),
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option("--train", metavar="PATH", help="The training part, where it lies elsewhere.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="LIST", help="Such as 3,6,last; all; or output.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line; or imagenet.")
+    ] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option("--templates", "--template", metavar="NAME", help="imagenet, kinetics, ucf101, none, or a text."),
+    ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as k=5 or pooling=class."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Scores as .json, or bars as .png.")
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE.png", help="Confusion matrix, curve over layers, or bars."),
     ] = None,
     model: Model = common.NANO,
     weights: Weights = None,
@@ -52,23 +75,70 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
     debug: Debug = False,
 ) -> None:
     """Score a model by protocols: each figure with its interval, its baselines and the hash of its protocol."""
+    from percepta.tasks.evaluate import GROUPS, PROTOCOLS, protocols_of
     from percepta.tasks.evaluate import evaluate as run
-    from percepta.tasks.evaluate import protocols_of
 
-    names = protocols_of(protocols)
-    common.check_ending(out, ENDINGS)
-    common.check_output(out, overwrite)
-    chosen = TOGETHER if batch_size is None else batch_size
+    if not protocols:
+        print(listing())
+        return
+    if not {*PROTOCOLS, *GROUPS} >= set(protocols):
+        print(listing(), file=sys.stderr)
+    chosen = protocols_of(protocols, settings_of(layers, classes, templates, other))
+    for path, endings in ((out, ENDINGS), (picture, (".png",))):
+        common.check_ending(path, endings)
+        common.check_output(path, overwrite)
+    places = {name: place for name, place in (("data", data), ("train", train)) if place is not None}
+    together = TOGETHER if batch_size is None else batch_size
     found = []
-    for result in run(names, model, weights, data, device, dtype, chosen, common.progress):
+    for result in run(chosen, model, weights, places, device, dtype, together, common.progress):
         found.append(result)
         if as_json:
             print(json.dumps(result.to_dict()), flush=True)
         else:
             show(result)
-    if out is not None:
-        write(out, found)
-        common.say(f"wrote {out}")
+    for path, write in ((out, write_scores), (picture, write_picture)):
+        if path is not None:
+            write(path, found)
+            common.say(f"wrote {path}")
+    common.finish(list(dict.fromkeys(failure for result in found for failure in result.failures)))
+
+
+def listing() -> str:
+    """Every protocol with one line, and the data that it needs."""
+    from percepta.tasks.evaluate import GROUPS, PROTOCOLS
+
+    lines = ["Protocols of percepta evaluate:"]
+    for name, evaluator in PROTOCOLS.items():
+        needs = f"needs {evaluator.data}" if evaluator.data else "needs no data"
+        lines += [
+            f"  {name}: {evaluator.line}",
+            *textwrap.wrap(needs, 106, initial_indent=" " * 6, subsequent_indent=" " * 6),
+        ]
+    return "\n".join([*lines, *(f"  {name}: {', '.join(members)}" for name, members in GROUPS.items())])
+
+
+def settings_of(
+    layers: str | None, classes: str | None, templates: str | None, other: list[str] | None
+) -> dict[str, Any]:
+    """The settings that the options name. Raises BadInput for one that is no NAME=VALUE."""
+    found: dict[str, Any] = {}
+    for text in other or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise BadInput(f"--set must be NAME=VALUE, such as k=5; got {text!r}.")
+        found[name.strip().replace("-", " ").replace("_", " ")] = _value(value)
+    if layers is not None:
+        found["layers"] = [_value(layer.strip()) for layer in layers.split(",") if layer.strip()]
+    named = {"classes": classes, "templates": templates}
+    return found | {name: value for name, value in named.items() if value is not None}
+
+
+def _value(text: str) -> Any:
+    """A number, list or truth value as JSON writes it, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def show(result: Any) -> None:
@@ -110,7 +180,7 @@ def _figure(measure: Any, value: float | None) -> str:
     return f"{value:.3f}" if measure.unit else f"{100 * value:.1f}"
 
 
-def write(path: Path, results: list[Any]) -> None:
+def write_scores(path: Path, results: list[Any]) -> None:
     """All scores as a JSON list, or the headlines as bars, told by the ending."""
     if path.suffix.lower() == ".json":
         path.write_text(json.dumps([result.to_dict() for result in results], indent=2) + "\n", encoding="utf-8")
@@ -118,3 +188,10 @@ def write(path: Path, results: list[Any]) -> None:
     from percepta.apps.cli.bars import bar_picture
 
     bar_picture(results).save(path)
+
+
+def write_picture(path: Path, results: list[Any]) -> None:
+    """One panel an evaluation."""
+    from percepta.apps.cli.charts import chart
+
+    chart(results).save(path)

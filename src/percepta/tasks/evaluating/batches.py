@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,14 @@ class Batches:
         size: pictures, frames or texts at once.
         progress: makes the Progress of a piece of work from its name; None keeps silent.
         on_error: what to do with pictures of the data that cannot be read: "collect" or "raise".
+        kept: what was computed last, for protocols that look at the same pictures in the same way.
     """
 
     encoder: Encoder
     size: int
     progress: Callable[[str], Progress] | None = None
     on_error: str = "collect"
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def pictures(self, pictures: np.ndarray) -> Tensor:
         """(B, H, W, 3) uint8, through the model's own preprocessing."""

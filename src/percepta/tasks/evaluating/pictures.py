@@ -23,6 +23,7 @@ from percepta.tasks.evaluating.batches import Batches
 from percepta.tasks.features import layers_of
 
 LAYER_WORDS = ("last", "all", "output")
+KEPT = 2  # a training and a test part
 OWN = "the model's own"
 
 
@@ -56,6 +57,8 @@ def by_layer(batches: Batches, layers: Sequence[int | str], pooling: str = "mean
             pooling (before its projection).
         norm: apply the model's final norm first.
 
+    What was computed last is kept, so that several probes on the same features cost one pass.
+
     Raises: BadInput for a layer out of range, or a pooling that the model does not have.
     """
     encoder = batches.encoder
@@ -76,7 +79,16 @@ def by_layer(batches: Batches, layers: Sequence[int | str], pooling: str = "mean
             found = {name: pool(values).float().cpu() for name, values in zip(blocks, tokens, strict=True)}
         return {name: found[name] if name in blocks else encoder.embed(views, normalize=False) for name in names}
 
-    return lambda pictures: _encoded(batches, pictures, prepare, compute)
+    def encode(pictures: Pictures) -> Encoded:
+        key = (pictures.key, tuple(names), pooling, norm)
+        if key not in batches.kept:
+            while len(batches.kept) >= KEPT:
+                batches.kept.pop(next(iter(batches.kept)))
+            batches.kept[key] = _encoded(batches, pictures, prepare, compute)
+        found: Encoded = batches.kept[key]
+        return found
+
+    return encode
 
 
 def layers_named(encoder: Encoder, layers: Sequence[int | str]) -> dict[str, int | None]:

@@ -74,15 +74,9 @@ def _tested(data: Data) -> Path:
     return data["data"] if parts is None else parts[1]
 
 
-LABELLED = (
-    "labelled pictures: a folder with one sub-folder a class, webdataset tar files with .cls, or parquet or arrow with "
-    "columns of pictures and labels (saved by datasets, such as CIFAR-10)"
-)
-DIVIDED = f"{LABELLED}; the training part from --train, sub-folders train and test, or four fifths of them"
-CAPTIONED = (
-    "pictures with captions: a folder with a.txt or one captions.json, .jsonl, .csv or .tsv, webdataset tar files, or "
-    "parquet or arrow"
-)
+LABELLED = "labelled pictures: a folder of classes, webdataset tar files, or parquet or arrow with a column of labels"
+DIVIDED = f"{LABELLED}; a training part from --train or a sub-folder train, else four fifths of them"
+CAPTIONED = "pictures with captions: a folder, webdataset tar files, or parquet or arrow with a column of captions"
 PROTOCOLS: dict[str, Evaluator] = {
     "zero-shot": Evaluator(
         lambda: evaluation.zero_shot_protocol(templates_of("imagenet")),

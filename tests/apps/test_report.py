@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from percepta.apps.report.page import Page, chips, escape
-from percepta.results import Failure
+from percepta.apps.report.page import SLIDER_SCRIPT, Page, chips, escape, found_figure, slider
+from percepta.apps.report.pictures import moment_pictures
+from percepta.results import Failure, Hit
 from tests.tasks import nano
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Reader(HTMLParser):
@@ -54,8 +55,8 @@ class Reader(HTMLParser):
 
 
 def read(path: Path) -> Reader:
-    """Parse a report and check that it fetches nothing and runs nothing."""
-    content = path.read_text(encoding="utf-8")
+    """Parse a report and check that it fetches nothing, and runs nothing but the slider."""
+    content = path.read_text(encoding="utf-8").replace(f"<script>{SLIDER_SCRIPT}</script>", "")
     reader = Reader()
     reader.feed(content)
     assert reader.open == []
@@ -160,3 +161,25 @@ def test_a_video_says_how_long_it_is(percepta: Any, tmp_path: Path) -> None:
     nano.clip(tmp_path / "clip.mp4", 20)
     percepta("classify", tmp_path / "clip.mp4", "--labels", "a cat", "--report", tmp_path / "r.html")
     assert "▶ 2.0 s" in words(read(tmp_path / "r.html"))
+
+
+def test_hits_of_a_search_show_how_sure_they_are_and_can_be_hidden(tmp_path: Path) -> None:
+    clip = nano.clip(tmp_path / "moving.mp4")
+    middle, strip = moment_pictures(clip, 0.0, 0.2)
+    assert strip.width > 3 * strip.height / 2
+    likely = found_figure(middle, Hit("moving.mp4", 0.4, 0.83, 41.0, 47.5), strip, "▶")
+    unlikely = found_figure(middle, Hit("a <b>.jpg", 0.2, 0.04))
+    page = Page("Where?")
+    page.script = SLIDER_SCRIPT
+    page.section("Found", "", slider("at least", 0, 1, 0.1, True), likely, unlikely)
+    reader = read(page.write(tmp_path / "page.html"))
+    text = words(reader)
+    assert "83 %" in text
+    assert "00:41-00:47" in text
+    assert "a <b>.jpg" in text
+    assert 'data-sure="0.8300"' in likely
+    assert 'class="hit likely"' in likely
+    assert 'class="hit"' in unlikely
+    assert len(reader.pictures) == 3
+    assert "4 %" in text
+    assert 'max="100"' in page.render()

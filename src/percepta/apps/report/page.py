@@ -14,7 +14,8 @@ from PIL import Image
 
 from percepta.apps.report.pictures import data_uri
 from percepta.apps.report.style import CSS
-from percepta.results import Failure, Labels
+from percepta.results import Failure, Hit, Labels
+from percepta.results.hits import LIKELY
 
 SHOWN_FAILURES = 200
 
@@ -31,6 +32,7 @@ class Page:
     def __init__(self, title: str, lead: str = "", notice: str = "") -> None:
         self.title, self.lead, self.notice = title, lead, notice
         self._sections: list[str] = []
+        self.script = ""
 
     def section(self, title: str, text: str, *parts: str) -> None:
         """Add a section; `parts` are HTML from the functions below."""
@@ -63,6 +65,7 @@ class Page:
             f"<title>{escape(self.title)}</title><style>{CSS}</style></head><body>"
             f'<header><div class="kicker">Percepta report</div><h1>{escape(self.title)}</h1>{lead}{notice}</header>'
             f"<main>{''.join(self._sections)}</main>"
+            f"{f'<script>{self.script}</script>' if self.script else ''}"
             f"<footer>Made by percepta {__version__} on this machine. This file holds all it shows; it fetches nothing."
             "</footer></body></html>\n"
         )
@@ -85,8 +88,9 @@ def escape(text: object) -> str:
 def image(picture: Image.Image, alt: str, badge: str = "", lossless: bool = False) -> str:
     """A picture in its frame."""
     mark = f'<span class="badge">{escape(badge)}</span>' if badge else ""
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<div class="shot"><img src="{data_uri(picture, lossless)}" {size} alt="{escape(alt)}">{mark}</div>'
+    return (
+        f'<div class="shot"><img src="{data_uri(picture, lossless)}" {_size(picture)} alt="{escape(alt)}">{mark}</div>'
+    )
 
 
 def label_card(
@@ -116,6 +120,50 @@ def hit_figure(picture: Image.Image, caption: str, score: float | None = None, b
         f'<figure class="{kind}">{image(picture, caption, badge)}'
         f"<figcaption>{shown}{escape(short(caption))}{tick}</figcaption></figure>"
     )
+
+
+def found_figure(picture: Image.Image, hit: Hit, strip: Image.Image | None = None, badge: str = "") -> str:
+    """One hit of a search: picture, probability or score, name, and of a moment its interval and a row of frames.
+
+    The slider of the page hides it by its `data-sure`.
+    """
+    sure = hit.score if hit.probability is None else hit.probability
+    shown = f"{hit.score:.2f}" if hit.probability is None else _per_cent(hit.probability)
+    likely = "hit likely" if hit.probability is not None and hit.probability >= LIKELY else "hit"
+    row = (
+        ""
+        if strip is None
+        else f'<img class="strip" src="{data_uri(strip)}" {_size(strip)} alt="frames of the moment">'
+    )
+    place = f'<div class="moment">{escape(hit.moment)}</div>' if hit.moment else ""
+    return (
+        f'<figure class="{likely}" data-sure="{sure:.4f}">{image(picture, hit.source, badge)}{row}'
+        f'<figcaption><span class="score">{shown}</span> {escape(short(hit.source))}{place}</figcaption></figure>'
+    )
+
+
+def slider(title: str, low: float, high: float, value: float, per_cent: bool) -> str:
+    """A slider that hides every figure of the page that is less sure, and says how many are left."""
+    unit = "%" if per_cent else ""
+    scale, step = (100, 1) if per_cent else (1, 0.005)
+    return (
+        f'<div class="slider"><label for="least">{escape(title)}</label>'
+        f'<input type="range" id="least" min="{low * scale:.3g}" max="{high * scale:.3g}" step="{step}" '
+        f'value="{value * scale:.3g}" data-scale="{scale}" data-unit="{unit}"><output id="shown"></output></div>'
+    )
+
+
+SLIDER_SCRIPT = """
+const least = document.getElementById("least"), shown = document.getElementById("shown");
+function show() {
+  const figures = [...document.querySelectorAll("[data-sure]")], bound = least.value / least.dataset.scale;
+  for (const figure of figures) figure.hidden = Number(figure.dataset.sure) < bound - 1e-9;
+  const left = figures.filter(figure => !figure.hidden).length;
+  shown.textContent = `${least.value}${least.dataset.unit}: ${left} of ${figures.length} shown`;
+}
+least.addEventListener("input", show);
+show();
+"""
 
 
 def hits_row(query: str, hits: Iterable[str], label: str, query_picture: str = "") -> str:
@@ -209,6 +257,10 @@ def short(name: str) -> str:
 def plural(number: int, word: str) -> str:
     """Such as "1 picture" and "3 pictures"."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _size(picture: Image.Image) -> str:
+    return f'width="{picture.width}" height="{picture.height}"'
 
 
 def _per_cent(score: Any) -> str:

@@ -7,12 +7,38 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from percepta.media import Source, VideoReader, open_picture, pca_picture, thumbnail
 from percepta.results import FeatureMap
 
 SIDE = 320
+
+
+STRIP = 4  # frames of a moment that are shown in a row
+
+
+def moment_pictures(path: Path, start: float, end: float, side: int = SIDE) -> tuple[Image.Image, Image.Image]:
+    """The middle frame of a moment, and a row of frames from its first to its last.
+
+    Args:
+        start, end: seconds.
+
+    Raises: BadMedia.
+    """
+    with VideoReader(path) as reader:
+        last = int(np.searchsorted(reader.timestamps, end - 1e-6)) - 1
+        first = min(int(np.searchsorted(reader.timestamps, start - 1e-6)), max(last, 0))
+        wanted = [int(number) for number in np.linspace(first, max(first, last), STRIP).round()]
+        *frames, middle = reader.read([*wanted, (first + max(first, last)) // 2])
+    row = [thumbnail(frame, side // STRIP) for frame in frames]
+    strip = Image.new("RGB", (sum(frame.width for frame in row), max(frame.height for frame in row)))
+    left = 0
+    for frame in row:
+        strip.paste(frame, (left, 0))
+        left += frame.width
+    return thumbnail(middle, side), strip
 
 
 def small(source: Source | Path | Any, side: int = SIDE) -> tuple[Image.Image, str]:

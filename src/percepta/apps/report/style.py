@@ -61,6 +61,13 @@ section > p { max-width:96ch; margin:0 0 18px; color:var(--soft); }
 .hit .score { font-variant-numeric:tabular-nums; font-weight:650; }
 .hit.right .shot { box-shadow:0 0 0 3px var(--good); } .hit.right .mark { color:var(--good); }
 .hit.query-picture .shot { box-shadow:0 0 0 3px var(--warm); }
+.hit.likely .shot { box-shadow:0 0 0 3px var(--accent); }
+.hit .strip { display:block; width:100%; height:auto; margin-top:5px; border-radius:6px; }
+.hit .moment { color:var(--soft); font-variant-numeric:tabular-nums; }
+.hit[hidden] { display:none; }
+.slider { position:sticky; top:0; z-index:1; display:flex; flex-wrap:wrap; gap:8px 14px; align-items:center;
+  background:var(--paper); padding:10px 0; margin:0 0 14px; } .slider input { flex:1; min-width:180px; max-width:420px;
+  accent-color:var(--accent); } .slider output, .slider label { font-size:14px; color:var(--soft); }
 .layers { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:14px; }
 .counts { display:grid; grid-template-columns:max-content 1fr max-content; gap:7px 14px; align-items:center;
   max-width:640px; font-size:15px; margin:0 0 26px; }

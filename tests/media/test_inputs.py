@@ -76,7 +76,8 @@ def test_files_that_are_named_may_be_excluded_too(folder: Path) -> None:
 
 def test_what_a_file_is_may_be_known_already(folder: Path) -> None:
     known = Source("known", "picture")
-    assert list(collect(folder / "b", classify=lambda path, name: known)) == [known] * 8  # "back" leads to the whole folder
+    found = list(collect(folder / "b", classify=lambda path, name: known))
+    assert found == [known] * 8  # "back" leads to the whole folder
 
 
 def test_globs_home_and_lists(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,10 +73,8 @@ def make_fabric(recipe: Recipe, ranks: Ranks) -> Any:
     try:
         fabric = Fabric(accelerator=recipe.accelerator, devices=here, num_nodes=ranks.size // here, strategy=strategy)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
         raise BadInput(
-            f"accelerator must be cpu, cuda, mps or auto, with {here} of them at hand; got {recipe.accelerator!r} "
-            f"({reason.rstrip('.')})."
+            f"accelerator must be cpu, cuda, mps or auto, with {here} of them at hand; got {recipe.accelerator!r}."
         ) from error
     fabric.launch()
     return fabric

@@ -8,6 +8,7 @@ with the file, the field and the nearest name that exists.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,6 +84,9 @@ class ScenesRecipe:
     hard_negatives: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     augment: AugmentRecipe = RELATIONS
+
+    def __post_init__(self) -> None:
+        _check_options(self.options, "scenes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,7 @@ class ClipsRecipe:
     augment: AugmentRecipe = RELATIONS
 
     def __post_init__(self) -> None:
+        _check_options(self.options, "clips")
         if self.frames < 1:
             raise out_of_range("frames", self.frames, "1 or more", "clips")
 
@@ -221,6 +226,10 @@ class DataRecipe:
     validation_samples: int = 500
 
     def __post_init__(self) -> None:
+        for name in SOURCE_NAMES:
+            source = getattr(self, name)
+            if source is not None and not 0 <= source.weight < math.inf:
+                raise out_of_range("weight", source.weight, "0 or more", name)
         if not self.sources:
             raise BadInput(
                 f"data of a recipe must name at least one source of {', '.join(SOURCE_NAMES)} with a positive weight; "
@@ -249,8 +258,9 @@ class Stage:
     image_size: int
 
     def __post_init__(self) -> None:
-        if self.share <= 0:
-            raise out_of_range("share", self.share, "positive", "a stage")
+        for name in ("share", "image_size"):
+            if not getattr(self, name) > 0:
+                raise out_of_range(name, getattr(self, name), "positive", "a stage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,8 +351,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate", "devices"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise out_of_range(name, getattr(self, name), "positive", "a recipe")
+        if not 0 <= self.ema < 1:
+            raise out_of_range("ema", self.ema, "at least 0 and below 1", "a recipe")
         schedule_factor(self.schedule, 0, self.steps, self.warmup_steps, self.decay_steps)
 
     @property
@@ -371,6 +383,17 @@ class Recipe:
         return self.stages[-1].image_size if self.stages else None
 
 
+def _check_options(options: Mapping[str, Any], owner: str) -> None:
+    """Raises BadInput for what is no field of the generator's config."""
+    from percepta.datasets.scenes import SceneConfig
+
+    known = [entry.name for entry in dataclasses.fields(SceneConfig) if entry.name != "size"]
+    for name in options:
+        if name not in known:
+            allowed = ", ".join(known) or "it has none yet"
+            raise BadInput(f"options of {owner} must be fields of SceneConfig beside size ({allowed}); got {name!r}.")
+
+
 def _steps(amount: float, total: int) -> int:
     return round(amount * total) if amount < 1 else round(amount)
 
@@ -387,8 +410,10 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(name)
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} must be YAML; {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise BadInput(f"{path} must hold fields of a recipe (name: value); got {type(values).__name__}.")

@@ -6,6 +6,7 @@ Unusual: no torch here, so that the process that makes batches starts at once an
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -266,7 +267,8 @@ class VideosSource:
 
         self.recipe, self.seed = recipe, seed
         self.shards = self.validation = None
-        if Path(recipe.path).expanduser().is_dir():
+        place = Path(recipe.path).expanduser()
+        if place.is_dir() or not glob.glob(str(place), recursive=True):
             self.files = list_captioned_videos(recipe.path)
             self.held, self.trained = split(len(self.files), recipe.holdout, (seed, 9))
             self.order = Order(len(self.trained), seed, stream=10)

@@ -66,7 +66,7 @@ def main() -> None:
         record["beside"] = [one.to_dict() for one in beside]
         given.out.write_text(json.dumps(record, indent=1) + "\n")
     if given.picture:
-        picture(curves, beside).save(given.picture, optimize=True)
+        picture(curves, beside).quantize(48, dither=Image.Dither.NONE).save(given.picture, optimize=True)
 
 
 def measure(model: str, tasks: Sequence[str], settings: dict[str, Any], given: argparse.Namespace) -> list[Evaluation]:
@@ -168,7 +168,7 @@ def picture(curves: Sequence[Curve], beside: Sequence[Curve]) -> Image.Image:
     legend = [
         ("spatial task, mean of the models", LINE_COLOURS[0], False),
         ("global task", LINE_COLOURS[1], False),
-        (f"each of {models} seeds", (150, 170, 200), True),
+        *([(f"each of {models} models", (150, 170, 200), True)] if models > 1 else []),
     ]
     if beside:
         name, depth = beside[0].models[0], len(beside[0].layers)

@@ -40,12 +40,10 @@ def labelled_table(path: Path, files: Sequence[Path]) -> LabelledSet:
         numbers = {name: number for number, name in enumerate(names)}
         labels = np.array([numbers[value] for value in values], np.int64)
         return LabelledSet(tables.place, pictures, labels, tuple(names), True, tuple(names))
-    try:
-        labels = np.array(values, np.int64)
-    except (TypeError, ValueError, OverflowError):
-        raise BadMedia(f"labels of {tables.place} must be whole numbers or texts; got {values[0]!r}.") from None
-    if labels.ndim != 1:
-        raise BadMedia(f"{tables.place} must have one label a picture; got {values[0]!r}.")
+    odd = next((value for value in values if isinstance(value, bool) or not isinstance(value, int)), None)
+    if odd is not None:
+        raise BadMedia(f"labels of {tables.place} must be whole numbers or texts, one a picture; got {odd!r}.")
+    labels = np.array(values, np.int64)
     known = tables.features.get(column, {}).get("names")
     names = known or [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
     return LabelledSet(tables.place, pictures, labels, tuple(map(str, names)), bool(known))

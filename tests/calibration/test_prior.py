@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import percepta
-from percepta.calibration import Prior, load_prior, weights_hash
+from percepta.calibration import Prior, load_prior
 from percepta.calibration.prior import ENVIRONMENT, FOLDER
 from percepta.errors import BadInput
+from percepta.running.fingerprint import weights_hash
 
 NANO = "pe-core-nano"
 

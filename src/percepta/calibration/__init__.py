@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from percepta.calibration.fitting import fit_background, fit_prior
 from percepta.calibration.neutral import neutral_texts, summarise
-from percepta.calibration.prior import Background, Prior, load_prior, weights_hash
+from percepta.calibration.prior import Background, Prior, load_prior
 from percepta.calibration.probabilities import probabilities
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "neutral_texts",
     "probabilities",
     "summarise",
-    "weights_hash",
 ]

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from percepta.calibration.fitting import fit_prior
-from percepta.calibration.prior import weights_hash
 from percepta.datasets.cifar import LabelledPictures, read_cifar10
 from percepta.datasets.scenes import VERSION, fingerprint
 from percepta.evaluation.folders import Mix, World
 from percepta.evaluation.worlds import elsewhere, photographs_world, scenes_world
+from percepta.running.fingerprint import weights_hash
 from percepta.running.loading import load
 
 FIRST_SEED, TOGETHER = 950_000, 64

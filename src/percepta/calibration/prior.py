@@ -7,7 +7,6 @@ looked into first.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ SCHEMA = 1
 FOLDER = Path(__file__).parent / "priors"
 ENVIRONMENT = "PERCEPTA_PRIORS"
 INPUTS = ("score", "location", "scale", "log size", "neutral mean", "neutral spread")
-_SAMPLED = 4096  # values of each tensor that enter the hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class Prior:
 
     Attributes:
         model: its name.
-        weights: `weights_hash` of the weights.
+        weights: `running.fingerprint.weights_hash` of the weights.
         words: for questions in words.
         picture: for questions by a picture, or None: then they are uncalibrated.
         fitted_on: what it was fitted on, in one line for people.
@@ -126,8 +124,8 @@ def load_prior(model_name: str, weights_hash: str | None = None) -> Prior | None
 
     Args:
         model_name: as in `list_models()`.
-        weights_hash: `weights_hash` of the weights in use; a prior of other weights does not count. None trusts the
-            name.
+        weights_hash: `running.fingerprint.weights_hash` of the weights in use; a prior of other weights does not
+            count. None trusts the name.
 
     Raises: BadInput for a file that is no prior.
     """
@@ -142,24 +140,6 @@ def load_prior(model_name: str, weights_hash: str | None = None) -> Prior | None
         if prior.bank == VERSION and weights_hash in (None, prior.weights):
             return prior
     return None
-
-
-def weights_hash(model: Any) -> str:
-    """12 hex digits that tell weights apart, whatever the floating-point type that they were loaded in.
-
-    Made of the name, the shape and up to 4,096 evenly spaced values of each tensor of the state dict, rounded to
-    bfloat16; so it takes no longer for a large model.
-    """
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        step = max(1, len(flat) // _SAMPLED)
-        values = flat[::step].cpu()
-        rounded = values.to(torch.bfloat16).float() if values.is_floating_point() else values.double()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode() + rounded.numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _tuples(value: Any) -> Any:

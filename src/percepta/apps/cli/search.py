@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from percepta.apps.cli import common
-from percepta.apps.cli.common import (
-    BatchSize,
-    Debug,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Out,
-    Overwrite,
-    ReportFile,
-    Settings,
-    Weights,
-)
+from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Json, Model, Out, Overwrite, ReportFile, Weights
 from percepta.errors import BadInput
 
 EXAMPLES = """\b
 Examples:
   percepta search photos/ "a red boat"
-  percepta search photos/ --picture boat.jpg --limit 5
-  percepta search "clips/**/*.mp4" "two people arguing" --json
-  percepta search photos/ "a red boat" -o hits.csv --report hits.html
+  percepta search home.index "two people arguing" --since 2024-07-01 --kind video
+  percepta search photos/ "a beach" --without "people" --copy-to beaches/
+  percepta search photos/ --picture boat.jpg --limit 5 --report hits.html
+  percepta search photos/ "a red boat" -0 | xargs -0 ls -l
+  percepta search photos/                    (asks again and again, and stays warm)
 """
 
 
@@ -39,13 +35,33 @@ def register(app: typer.Typer) -> None:
 
 
 def search(  # noqa: PLR0913 (the options of a command)
-    inputs: Annotated[
-        str, typer.Argument(metavar="INPUTS", help="A file, folder or quoted glob; - reads names from standard input.")
+    where: Annotated[
+        str,
+        typer.Argument(metavar="INDEX|INPUTS", help="An index, a folder that has one, or what is to be indexed now."),
     ],
-    words: Annotated[str | None, typer.Argument(metavar="[WORDS]", help="What to look for.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(metavar="[WORDS|PICTURE]", help="What to look for; - reads a question a line.")
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="FILE", help="Look for what is like this picture or video.")
     ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="WORDS", help="What is not wanted; repeatable.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="DATE", help="Taken on this day or later.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="DATE", help="Taken on this day or before.")] = None,
+    folder: Annotated[str | None, typer.Option("--folder", metavar="DIR", help="Only below this folder.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="picture or video.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="At most N hits.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Show also what is neither likely nor possible.")] = False,
+    copy_to: Annotated[
+        Path | None, typer.Option("--copy-to", metavar="DIR", help="Copy the hits into a folder.")
+    ] = None,
+    link_to: Annotated[Path | None, typer.Option("--link-to", metavar="DIR", help="Link to the hits there.")] = None,
+    print0: Annotated[
+        bool, typer.Option("--print0", "-0", help="Names alone, each ended by NUL, for xargs -0.")
+    ] = False,
+    open_first: Annotated[bool, typer.Option("--open", help="Open the first hit, a video at its moment.")] = False,
     out: Out = None,
     report: ReportFile = None,
     model: Model = common.NANO,
@@ -53,56 +69,178 @@ def search(  # noqa: PLR0913 (the options of a command)
     device: Device = "cpu",
     dtype: Dtype = None,
     batch_size: BatchSize = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", help="At most N hits.")] = 20,
     as_json: Json = False,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Find pictures and videos by words or picture.
+    """Find pictures, videos and moments in them, by words, by a picture, or by both.
 
-    Best first; scores are cosines: they order the hits of one query and are no probabilities."""
-    from percepta.tasks.encoder import Encoder
-    from percepta.tasks.search import index
+    Each hit has the probability that it shows what was asked for, where the model is calibrated, and the last line says
+    how many are likely: "3 likely, 2 possible, nothing else", or "nothing above chance"."""
     from percepta.tasks.search import search as run
 
-    if (words is None) == (picture is None):
-        raise BadInput('search needs either words or --picture FILE, such as: percepta search photos/ "a red boat"')
-    if words is not None and not words.strip():
-        raise BadInput("the words to look for must not be empty.")
-    if limit < 1:
-        raise BadInput(f"--limit must be a whole number of 1 or more; got {limit}.")
-    if picture is not None and not picture.is_file():
-        raise BadInput(f"the picture {str(picture)!r} does not exist.")
     common.check_ending(out, (".csv", ".jsonl", ".json"))
     common.check_output(out, overwrite)
     common.check_ending(report, (".html", ".htm"))
     common.check_output(report, overwrite)
-    sources = common.gather([inputs])
-    encoder = Encoder(Settings(model, weights, device, dtype, batch_size).load())
-    if words is not None:
-        encoder.need_words("search by words")
-    found = index(sources, encoder, batch_size=batch_size, progress=common.progress("search"))
-    hits = run(found, picture if picture is not None else words, limit)
-    _show(hits, out, as_json)
+    if picture is not None and not picture.is_file():
+        raise BadInput(f"the picture {str(picture)!r} does not exist.")
+    if query is None and picture is None and (report or out or copy_to or link_to or open_first):
+        raise BadInput('search needs words or --picture FILE, such as: percepta search photos/ "a red boat"')
+    found, failures = _open(where, common.Settings(model, weights, device, dtype, batch_size))
+    actions = _Actions(found, everything, print0, as_json, out, copy_to, link_to, overwrite)
+
+    def ask(question: str | None) -> Any:
+        return run(
+            found,
+            question,
+            picture=picture,
+            without=without or (),
+            limit=limit,
+            since=since,
+            until=until,
+            folder=folder,
+            kind=kind,
+        )
+
+    if (query is None and picture is None) or query == "-":
+        _ask_on(ask, actions, sys.stdin.isatty() and query != "-")
+        return
+    hits = ask(query)
+    actions.run(hits)
     if report is not None:
         from percepta.apps.report import SearchPage
 
-        page = SearchPage(encoder.model, [inputs], sources)
+        page = SearchPage(found.model, [where], len(found), found.root)
         page.add(hits, picture)
-        page.write(report, list(found.failures))
+        page.write(report, failures)
         common.say(f"wrote {report}")
-    common.finish(list(found.failures))
+    if open_first and len(hits):
+        _open_hit(hits[0])
+    common.finish(failures)
 
 
-def _show(hits: Any, out: Path | None, as_json: bool) -> None:
-    if out is not None:
-        from percepta.results.formats.table import rows, to_csv
+def _open(where: str, settings: common.Settings) -> tuple[Any, list[Any]]:
+    """The index, opened or made now, and what failed in making it."""
+    from percepta.tasks.encoder import Encoder
+    from percepta.tasks.indexing import Index, index
+    from percepta.tasks.search import index_at
 
-        text = to_csv(rows(hits)) if out.suffix == ".csv" else json.dumps(hits.to_dict()) + "\n"
-        out.write_text(text, encoding="utf-8")
-        common.say(f"wrote {out}")
-    elif as_json:
-        print(json.dumps(hits.to_dict()))
-    else:
+    place = index_at(where)
+    if place is not None:
+        return Index.open(place), []
+    encoder = Encoder(settings.load())
+    reports: list[Any] = []
+    made = index(
+        where, model=encoder, batch_size=settings.batch_size, progress=common.progress("index"), told=reports.append
+    )
+    return made, list(reports[-1].failures)
+
+
+def _ask_on(ask: Callable[[str | None], Any], actions: _Actions, prompting: bool) -> None:
+    """Question after question, with the model warm; a bad one does not end it."""
+    for question in _questions(prompting):
+        try:
+            actions.run(ask(question))
+        except BadInput as error:
+            common.say(str(error))
+
+
+def _questions(prompting: bool) -> Iterator[str]:
+    """Lines of standard input; on a terminal an empty one ends, elsewhere it is passed over."""
+    if not prompting:
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (gives input() a history)
+    while True:
+        try:
+            line = input("look for: ").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line
+
+
+@dataclass(frozen=True, slots=True)
+class _Actions:
+    """What is done with the hits of a question."""
+
+    index: Any
+    everything: bool
+    print0: bool
+    as_json: bool
+    out: Path | None
+    copy_to: Path | None
+    link_to: Path | None
+    overwrite: bool
+
+    def run(self, hits: Any) -> None:
+        """Show, write, copy."""
+        shown = self.shown(hits)
+        if self.out is not None:
+            from percepta.results.formats.table import rows, to_csv
+
+            table = self.out.suffix.lower() == ".csv"
+            self.out.write_text(to_csv(rows(shown)) if table else json.dumps(shown.to_dict()) + "\n", encoding="utf-8")
+            common.say(f"wrote {self.out}")
+        elif self.as_json:
+            print(json.dumps(shown.to_dict()), flush=True)
+        elif self.print0:
+            names = dict.fromkeys(hit.source for hit in shown)
+            sys.stdout.write("".join(name + "\0" for name in names))
+            sys.stdout.flush()
+        else:
+            self.show(shown)
+        for folder, way in ((self.copy_to, "copy"), (self.link_to, "link")):
+            if folder is not None:
+                self.gather(shown, folder, way)
+
+    def shown(self, hits: Any) -> Any:
+        """The hits that are worth showing: all where nothing is known of how likely they are."""
+        if self.everything or hits.likely_count is None:
+            return hits
+        return replace(hits, hits=(*hits.likely, *hits.possible))
+
+    def show(self, hits: Any) -> None:
+        """A line a hit, and the answer."""
         for hit in hits:
-            print(f"{hit.score:.3f}  {common.shown(hit.source)}")
+            sure = f"{hit.score:.3f}" if hit.probability is None else f"{100 * hit.probability:3.0f} %"
+            print(f"{sure}  {common.shown(hit.source)}{f'  {hit.moment}' if hit.moment else ''}")
+        if hits.likely_count is None:
+            print("uncalibrated: the numbers are cosines, they order the hits and say nothing of how likely they are")
+        else:
+            print(hits.answer)
+
+    def gather(self, hits: Any, folder: Path, way: str) -> None:
+        """Copy or link the files of the hits into a folder, the best first by name."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [Path(name) for name in dict.fromkeys(hit.source for hit in hits)]
+        targets = [folder / f"{rank:03d} {file.name}" for rank, file in enumerate(files, start=1)]
+        there = next((target for target in targets if target.exists() or target.is_symlink()), None)
+        if there is not None and not self.overwrite:
+            raise BadInput(f"{str(there)!r} exists; pass --overwrite to replace it, or name another folder.")
+        for file, target in zip(files, targets, strict=True):
+            target.unlink(missing_ok=True)
+            if way == "copy":
+                shutil.copy2(file, target)
+            else:
+                target.symlink_to(file.absolute())
+        done = "copied" if way == "copy" else "linked"
+        common.say(f"{done} {common.counted(len(files), 'file')} to {folder}")
+
+
+def _open_hit(hit: Any) -> None:
+    """Show a hit in what this machine opens such files with; a moment in a player that can begin there."""
+    player = next((name for name in ("mpv", "vlc") if shutil.which(name)), None)
+    opener = next((name for name in ("xdg-open", "open") if shutil.which(name)), None)
+    if hit.start is not None and player is not None:
+        option = f"--start={hit.start:.1f}" if player == "mpv" else f"--start-time={hit.start:.1f}"
+        command = [player, option, hit.source]
+    elif opener is not None:
+        command = [opener, hit.source]
+    else:
+        common.say(f"no program is at hand to open {hit.source}{f' at {hit.moment}' if hit.moment else ''}.")
+        return
+    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

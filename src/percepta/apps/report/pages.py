@@ -9,9 +9,11 @@ from typing import Any
 from PIL import Image
 
 from percepta.apps.report.page import (
+    SLIDER_SCRIPT,
     Page,
     chips,
     counts,
+    found_figure,
     grid,
     hit_figure,
     hits_row,
@@ -21,12 +23,14 @@ from percepta.apps.report.page import (
     pairs,
     plural,
     short,
+    slider,
     toy_notice,
 )
-from percepta.apps.report.pictures import layer_picture, small
-from percepta.errors import BadMedia
+from percepta.apps.report.pictures import layer_picture, moment_pictures, small
+from percepta.errors import BadInput, BadMedia
 from percepta.media import Source
-from percepta.results import Failure, FeatureMap, Hits, Labels
+from percepta.results import Failure, FeatureMap, Hit, Hits, Labels
+from percepta.results.hits import POSSIBLE, UNCALIBRATED
 
 MOST = 400  # inputs shown on one page; the others are counted
 
@@ -67,37 +71,70 @@ class LabelPage:
 
 
 class SearchPage:
-    """The page of search; add one or more queries, then write."""
+    """The page of search; add one or more queries, then write.
 
-    def __init__(self, model: Any, inputs: list[str], sources: list[Any]) -> None:
-        self.model, self.inputs = model, inputs
-        self._places = {source.name: source for source in sources if isinstance(source, Source)}
+    Args:
+        model: name of the model.
+        inputs: what was searched, in words.
+        count: how many pictures and moments were searched.
+        root: the folder of the index.
+    """
+
+    def __init__(self, model: str, inputs: list[str], count: int, root: Path) -> None:
+        self.model, self.inputs, self.count, self.root = model, inputs, count, root
         self._rows: list[str] = []
         self._title = ""
+        self._answers: list[str] = []
+        self._sure: list[float] = []
+        self._calibration = UNCALIBRATED
 
     def add(self, hits: Hits, picture: Path | None = None) -> None:
         """One query with its hits; `picture` is the query where it is one."""
-        asked = f"like {short(str(picture))}" if picture is not None else hits.query
-        self._title = self._title or (f"What is {asked}?" if picture else f"Where is “{asked}”?")
+        words = hits.query if picture is None else f"like {short(str(picture))}"
+        self._title = self._title or (f"What is {words}?" if picture else f"Where is “{words}”?")
+        self._answers.append(hits.answer)
+        self._calibration = hits.calibration
         figures = []
         for hit in list(hits)[:MOST]:
-            shown, badge = small(self._places[hit.source])
-            figures.append(hit_figure(shown, hit.source, hit.score, badge))
+            figures.append(self._figure(hit))
+            self._sure.append(hit.score if hit.probability is None else hit.probability)
         query = hit_figure(_query_picture(picture), str(picture)) if picture is not None else ""
         label = "looked for what is like this picture" if picture is not None else "looked for"
         self._rows.append(hits_row(short(str(picture)) if picture else f"“{hits.query}”", figures, label, query))
 
     def write(self, path: Path, failures: list[Failure]) -> Path:
         """Write the page."""
-        given = {failure.source for failure in failures}
-        count = sum(name not in given for name in self._places)
-        lead = f"The best of {count:,} pictures and videos, best first." if count > 1 else "One picture was searched."
-        page = Page(self._title, lead, toy_notice(self.model.name))
-        text = "The number is a cosine: it orders the hits of one query, and is no probability."
-        page.section("What was found", text, pairs({"searched": chips(self.inputs, 12)}), *self._rows)
+        calibrated = self._calibration != UNCALIBRATED
+        answers = "; ".join(answer[0].upper() + answer[1:] for answer in self._answers if answer != UNCALIBRATED)
+        lead = f"{answers + '. ' if answers else ''}Searched: {plural(self.count, 'picture')} and moments of videos."
+        page = Page(self._title, lead, toy_notice(self.model))
+        text = CALIBRATED_TEXT.format(self._calibration) if calibrated else UNCALIBRATED_TEXT
+        parts = [pairs({"searched": chips(self.inputs, 12)})]
+        if self._sure:
+            low, high = (0.0, 1.0) if calibrated else (min(self._sure), max(self._sure))
+            parts.append(slider("show from", low, high, POSSIBLE if calibrated else low, calibrated))
+            page.script = SLIDER_SCRIPT
+        page.section("What was found", text, *parts, *self._rows)
         page.failures(failures)
-        page.model(self.model.name)
+        page.model(self.model)
         return page.write(path)
+
+    def _figure(self, hit: Hit) -> str:
+        place = Path(hit.source)
+        try:
+            if hit.start is not None and hit.end is not None:
+                middle, strip = moment_pictures(place, hit.start, hit.end)
+                return found_figure(middle, hit, strip, f"▶ {hit.end - hit.start:.1f} s")
+            return found_figure(small(place)[0], hit)
+        except (BadMedia, BadInput):  # gone or broken since it was indexed
+            return found_figure(Image.new("RGB", (64, 64), (127, 127, 127)), hit, badge="not there any more")
+
+
+CALIBRATED_TEXT = (
+    "The number is the probability that a hit shows what was asked for; hits from 50 % are ringed. Fitted on {}; on "
+    "pictures of another kind it may be off."
+)
+UNCALIBRATED_TEXT = "The number is a cosine: it orders the hits of one query, and is no probability."
 
 
 class LayerPage:

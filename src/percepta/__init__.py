@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from percepta.tasks.embed import embed
     from percepta.tasks.evaluate import evaluate
     from percepta.tasks.features import features
-    from percepta.tasks.search import index, search
+    from percepta.tasks.indexing.duplicates import duplicates
+    from percepta.tasks.indexing import index
+    from percepta.tasks.search import search
 
 _HOME = {
     "describe": "catalog",
@@ -46,8 +48,9 @@ _HOME = {
     "classify": "tasks.classify",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
+    "duplicates": "tasks.indexing.duplicates",
     "features": "tasks.features",
-    "index": "tasks.search",
+    "index": "tasks.indexing",
     "search": "tasks.search",
 }
 
@@ -62,6 +65,7 @@ __all__ = [
     "build",
     "classify",
     "describe",
+    "duplicates",
     "embed",
     "evaluate",
     "export",

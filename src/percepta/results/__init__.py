@@ -7,6 +7,7 @@ the name of its source and gives JSON-ready values by `to_dict()`.
 from __future__ import annotations
 
 from percepta.results.boxes import Boxes
+from percepta.results.duplicates import DuplicateGroup, Duplicates
 from percepta.results.failures import Failure
 from percepta.results.hits import Hit, Hits
 from percepta.results.labels import Labels
@@ -14,4 +15,16 @@ from percepta.results.masks import Masks
 from percepta.results.tracks import Tracks
 from percepta.results.vectors import Embedding, FeatureMap
 
-__all__ = ["Boxes", "Embedding", "Failure", "FeatureMap", "Hit", "Hits", "Labels", "Masks", "Tracks"]
+__all__ = [
+    "Boxes",
+    "DuplicateGroup",
+    "Duplicates",
+    "Embedding",
+    "Failure",
+    "FeatureMap",
+    "Hit",
+    "Hits",
+    "Labels",
+    "Masks",
+    "Tracks",
+]

@@ -16,7 +16,19 @@ from typing import Any
 
 import typer
 
-from percepta.apps.cli import classify, demo, embed, evaluate, export, features, index, models, search, train
+from percepta.apps.cli import (
+    classify,
+    demo,
+    duplicates,
+    embed,
+    evaluate,
+    export,
+    features,
+    index,
+    models,
+    search,
+    train,
+)
 from percepta.apps.cli.common import say
 from percepta.errors import PerceptaError
 
@@ -41,7 +53,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _verb in (models, classify, embed, features, index, search, train, evaluate, export, demo):
+for _verb in (models, classify, embed, features, index, search, duplicates, train, evaluate, export, demo):
     _verb.register(app)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from percepta.errors import BadInput
 from percepta.results.boxes import Boxes
+from percepta.results.duplicates import Duplicates
 from percepta.results.failures import Failure
 from percepta.results.hits import Hits
 from percepta.results.labels import Labels
@@ -21,8 +22,8 @@ from percepta.results.tracks import Tracks
 Row = dict[str, Any]
 
 
-def rows(result: Labels | Hits | Boxes | Tracks | Failure) -> list[Row]:
-    """The rows of one result: one per label, hit, box or observation. Raises BadInput for a kind without rows."""
+def rows(result: Labels | Hits | Duplicates | Boxes | Tracks | Failure) -> list[Row]:
+    """One row per label, hit, member of a group, box or observation. Raises BadInput for a kind without rows."""
     if isinstance(result, Labels):
         return [
             {"source": result.source, "rank": rank, "label": name, "score": score, "score_kind": result.score_kind}
@@ -42,6 +43,19 @@ def rows(result: Labels | Hits | Boxes | Tracks | Failure) -> list[Row]:
             }
             for rank, hit in enumerate(result, start=1)
         ]
+    if isinstance(result, Duplicates):
+        return [
+            {
+                "group": number,
+                "kind": group.kind,
+                "source": name,
+                "keep": name == group.keep,
+                "why": group.why if name == group.keep else "",
+                "savings": group.savings if name == group.keep else "",
+            }
+            for number, group in enumerate(result, start=1)
+            for name in (group.keep, *group.others)
+        ]
     if isinstance(result, Failure):
         return [{"source": result.source, "failure": result.reason}]
     if isinstance(result, Boxes):
@@ -53,7 +67,9 @@ def rows(result: Labels | Hits | Boxes | Tracks | Failure) -> list[Row]:
             place = {"frame": entry["frame"], **time, "identity": entry["identity"]}
             table.append({"source": result.source, **place, **_box(entry)})
         return table
-    raise BadInput(f"a table can be made of Labels, Hits, Boxes, Tracks and Failure; got {type(result).__name__}.")
+    raise BadInput(
+        f"a table can be made of Labels, Hits, Duplicates, Boxes, Tracks and Failure; got {type(result).__name__}."
+    )
 
 
 def to_csv(table: Iterable[Row], columns: Sequence[str] | None = None) -> str:

@@ -1,6 +1,6 @@
 """Calibration: scores that mean something. So far, how likely a hit of a search shows what was asked for.
 
-Order of reading: probabilities (the formula), neutral, prior, fitting. `python -m percepta.calibration` fits a prior.
+Order of reading: formula, neutral, prior, fitting. `python -m percepta.calibration` fits a prior.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from percepta.calibration.fitting import fit_background, fit_prior
 from percepta.calibration.neutral import neutral_texts, summarise
 from percepta.calibration.prior import Background, Prior, load_prior
-from percepta.calibration.probabilities import probabilities
+from percepta.calibration.formula import probabilities
 
 __all__ = [
     "Background",

@@ -13,13 +13,12 @@ from PIL import Image
 
 from percepta.errors import BadInput
 from percepta.media import collect
+from percepta.tasks.indexing.places import common_root, input_paths
 from percepta.tasks.indexing.scanning import (
     WHOLE_BYTES,
     Changes,
     changes_of,
-    common_root,
     content_hash,
-    input_paths,
 )
 from percepta.tasks.indexing.store import FileRow
 

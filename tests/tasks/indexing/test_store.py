@@ -14,7 +14,8 @@ import torch
 
 from percepta.errors import BadInput
 from percepta.results import Failure
-from percepta.tasks.indexing.store import PAGE_BYTES, QUERY_TABLES, SCHEMA, FileRow, Index, Maker, Part, packed
+from percepta.tasks.indexing.schema import PAGE_BYTES, QUERY_TABLES, SCHEMA
+from percepta.tasks.indexing.store import FileRow, Index, Maker, Part, packed
 
 MAKER = Maker("some-model", "", "abcd", "{}", "{}", 4)
 
@@ -85,7 +86,7 @@ def test_vectors_of_words_are_remembered(tmp_path: Path) -> None:
         assert index.cached_query("a boat") is None
         index.cache_query("a boat", words)
         assert index.bank is None
-    with Index.open(place, write=True) as index:
+    with Index.open(place) as index:
         assert torch.equal(index.cached_query("a boat"), words)  # type: ignore[arg-type]
         index.keep_bank(["b", "a"], torch.stack([words, -words]))
         assert torch.equal(index.bank, torch.stack([words, -words]))  # type: ignore[arg-type]
@@ -164,8 +165,8 @@ def test_a_newer_a_damaged_and_a_locked_index(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(BadInput, match="is damaged"), Index.open(place) as index:
         _ = index.vectors
     place.write_bytes(whole)
-    monkeypatch.setattr("percepta.tasks.indexing.store.WAIT_SECONDS", 0.0)
-    with Index.open(place, write=True) as index, closing(sqlite3.connect(place)) as other:
+    monkeypatch.setattr("percepta.tasks.indexing.schema.WAIT_SECONDS", 0.0)
+    with Index.open(place) as index, closing(sqlite3.connect(place)) as other:
         index.connection.execute("PRAGMA busy_timeout = 0")
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(BadInput, match="locked by another program"):

@@ -2,13 +2,15 @@
 
 A run first compares (`scanning`), then embeds what is new, in the order of the inputs, and commits as it goes. It may
 be killed at any moment and run again.
-Unusual: a commit stands only where a batch ends, so that a resumed run forms the very batches of an uninterrupted one
-and the vectors are the same to the last bit.
+Unusual: a commit stands only where all that was computed has come out, so that a resumed run forms the very batches of
+an uninterrupted one and the vectors are the same to the last bit.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from percepta.errors import BadInput, BadMedia, PerceptaError, one_of, out_of_range
+from percepta import catalog
+from percepta.errors import BadInput, BadMedia, PerceptaError, UnknownModel, one_of, out_of_range
 from percepta.media import Source, VideoReader, collect
 from percepta.media.pictures import DECODER_ERRORS
 from percepta.media.sniffing import name_of
@@ -28,13 +31,15 @@ from percepta.running.feed import DEFAULT_BATCH, ON_ERROR
 from percepta.running.fingerprint import weights_hash
 from percepta.running.progress import Progress
 from percepta.tasks.encoder import NANO, Encoder
+from percepta.tasks.indexing import schema
 from percepta.tasks.indexing.moments import Moment, MomentRule, videos_moments
-from percepta.tasks.indexing.scanning import Changes, Found, changes_of, common_root, content_hash, input_paths
+from percepta.tasks.indexing.places import common_folder, common_root, input_paths
+from percepta.tasks.indexing.scanning import Changes, Found, changes_of, classify_known, content_hash
 from percepta.tasks.indexing.store import FileRow, Index, Maker, Part
 
 COMMIT_SECONDS = 5.0
-WORTH_AN_ESTIMATE = 64  # inputs; below, the work is over before the estimate would be
-_MEASURED = 8  # pictures and videos that an estimate looks at
+WORTH_AN_ESTIMATE = 256  # pictures and frames; below, measuring would be a good part of the work
+_MEASURED = 4  # pictures that are measured, videos whose length is looked up
 _EXIF, _TAKEN = 0x8769, 0x9003
 
 
@@ -71,13 +76,14 @@ class Report:
 def index(  # noqa: PLR0913 (the front door)
     inputs: Any,
     to: str | Path | None = None,
-    model: str | nn.Module | Encoder = NANO,
+    model: str | nn.Module | Encoder | None = None,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
     on_error: str = "collect",
     exclude: Sequence[str] = (),
+    limit: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     told: Callable[[Estimate | Report], None] | None = None,
@@ -87,11 +93,13 @@ def index(  # noqa: PLR0913 (the front door)
     Args:
         inputs: a file, folder, glob, "-" or an iterable of these; without `to` also pictures and arrays in memory.
         to: the file of the index, made or brought up to date; None keeps the index in memory.
-        model: a name, or a loaded model that pools. An index keeps to the model that it was begun with.
+        model: a name, or a loaded model that pools; None is the model that the index was begun with, at first the nano
+            model. An index keeps to its model.
         weights: a file or folder for the model's name.
         batch_size: pictures at once; 8 on a CPU.
         on_error: "collect" (see `failures` of the index) or "raise" (BadMedia).
         exclude: shell patterns of names, or of paths below an input folder, that are passed over.
+        limit: look at so many files only.
         overwrite: begin anew where there is an index.
         progress: is told of every input.
         told: gets an Estimate before the work and a Report after it.
@@ -103,18 +111,17 @@ def index(  # noqa: PLR0913 (the front door)
         BadInput: inputs that hold nothing; a file that is no index, is damaged, locked, of a newer schema or of another
             model; a disk that is full. UnknownModel, MissingWeights, CheckpointMismatch.
     """
-    if on_error not in ON_ERROR:
-        raise one_of("on_error", on_error, ON_ERROR)
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise out_of_range("batch_size", batch_size, "a whole number of 1 or more", "index")
+    _check(on_error, batch_size=batch_size, limit=limit)
     inputs = inputs if isinstance(inputs, Sequence) or not hasattr(inputs, "__iter__") else _listed(inputs)
-    encoder = _encoder(model, weights, device, dtype)
-    place = None if to is None else Path(to).expanduser()
     began = time.monotonic()
-    sources = list(collect(inputs, exclude))  # an empty folder is an error before there is a file
-    found = _open(place, common_root(inputs), _maker(encoder, weights), overwrite)
+    place = None if to is None else Path(to).expanduser()
+    found = _existing(place, overwrite)
+    encoder = _encoder(model, weights, device, dtype, found)
+    maker = _maker(encoder, weights)
+    sources = _sources(inputs, exclude, limit, found, place)  # an empty folder is an error before there is a file
+    found = _ready(found, place, overwrite, maker, common_root(inputs, sources))
     found.loaded = encoder
-    changes = _changes(found, sources, input_paths(inputs))
+    changes = changes_of(found.files(), sources, found.root, input_paths(inputs) if limit is None else ())
     if on_error == "raise" and changes.failures:
         raise BadMedia(changes.failures[0].reason)
     found.remove(changes.gone)
@@ -122,21 +129,17 @@ def index(  # noqa: PLR0913 (the front door)
     _keep_bank(found, encoder)
     run = _Run(found, encoder, batch_size or DEFAULT_BATCH.get(encoder.device.type, 8), on_error)
     if told is not None:
-        told(estimate(changes.new, run.batch_size, encoder, found.maker.dimension))
+        told(estimate(changes.new, encoder, maker.dimension))
     with progress or Progress("index", shown=False) as bar:
         bar.start(len(changes.new))
         run.pictures([item for item in changes.new if item.row.kind == "picture"], bar)
         run.videos([item for item in changes.new if item.row.kind == "video"], bar)
     if told is not None:
-        failures = (*changes.failures, *run.failures)
-        moved = sum(old != row.source for old, row in changes.moved)
-        unchanged = changes.unchanged + len(changes.moved) - moved
-        seconds = time.monotonic() - began
-        told(Report(run.added, moved, len(changes.gone), unchanged, seconds, failures))
+        told(_report(changes, run, time.monotonic() - began))
     return found
 
 
-def estimate(new: Sequence[Found], batch_size: int, encoder: Encoder, dimension: int) -> Estimate:
+def estimate(new: Sequence[Found], encoder: Encoder, dimension: int) -> Estimate:
     """What embedding will take, from the first few pictures and videos; nothing is measured where there is little."""
     pictures = [item.source for item in new if item.row.kind == "picture"]
     videos = [item.source for item in new if item.row.kind == "video"]
@@ -145,7 +148,7 @@ def estimate(new: Sequence[Found], batch_size: int, encoder: Encoder, dimension:
     frames = video_seconds * MomentRule().rate
     seconds = None
     if len(pictures) + frames >= WORTH_AN_ESTIMATE:
-        seconds = (len(pictures) + frames) * _seconds_a_picture(pictures[:batch_size], encoder)
+        seconds = (len(pictures) + frames) * _seconds_a_picture(pictures[:_MEASURED], encoder)
     rows = len(pictures) + video_seconds / MomentRule().longest * 2
     return Estimate(len(pictures), len(videos), video_seconds, seconds, int(rows * (2 * dimension + 150)))
 
@@ -155,7 +158,7 @@ class _Run:
 
     def __init__(self, index: Index, encoder: Encoder, batch_size: int, on_error: str) -> None:
         self.index, self.encoder, self.batch_size, self.on_error = index, encoder, batch_size, on_error
-        self.added = 0
+        self.added = self.computed = 0
         self.failures: list[Failure] = []
         self._waiting: list[tuple[FileRow, Sequence[Part]]] = []
         self._committed = time.monotonic()
@@ -171,18 +174,19 @@ class _Run:
 
         def compute(batch: Tensor, sources: list[Source]) -> list[tuple[str, Any]]:
             vectors = self.encoder.embed(batch).numpy()
+            self.computed += len(sources)
             return [(source.name, vector) for source, vector in zip(sources, vectors, strict=True)]
 
         if not items:
             return
         stream = self.encoder.run([item.source for item in items], compute, self.batch_size, "collect", prepare)
-        for number, (name, vector) in enumerate(stream, start=1):
+        for name, vector in stream:
             content, taken = facts.pop(name)
             self._waiting.append((replace(rows[name], content=content, taken=taken), [Part(vector)]))
             self.added += 1
             progress.advance()
             self._failed(stream.failures, rows, progress)
-            if number % self.batch_size == 0 and time.monotonic() - self._committed > COMMIT_SECONDS:
+            if self.added == self.computed and time.monotonic() - self._committed > COMMIT_SECONDS:
                 self.commit()
         self._failed(stream.failures, rows, progress)
         self.commit()
@@ -205,6 +209,7 @@ class _Run:
             row = replace(rows[source.name], content=content, taken=taken, failure=reason)
             self._waiting.append((row, [_part(moment) for moment in result]))
             self.added += 1
+            self.computed += 1
             progress.advance()
             if failure is not None:
                 self.failures.append(failure)
@@ -251,23 +256,60 @@ def _part(moment: Moment) -> Part:
     return Part(moment.vector, moment.start, moment.end)
 
 
+def _check(on_error: str, **numbers: int | None) -> None:
+    if on_error not in ON_ERROR:
+        raise one_of("on_error", on_error, ON_ERROR)
+    for what, number in numbers.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise out_of_range(what, number, "a whole number of 1 or more", "index")
+
+
+def _listed(inputs: Iterable[Any]) -> Any:
+    """An iterable of inputs as a list, since they are looked at twice; arrays and pictures stay what they are."""
+    return inputs if hasattr(inputs, "shape") or hasattr(inputs, "frames") else list(inputs)
+
+
+def _existing(place: Path | None, overwrite: bool) -> Index | None:
+    """The index that is there and is to be kept. Raises BadInput for a place where none can be."""
+    if place is None or not place.exists():
+        return None
+    if place.is_dir():
+        raise BadInput(f"{name_of(place)} is a folder; name a file in it, such as {name_of(place / 'pictures.index')}.")
+    if not place.stat().st_size:
+        return None
+    if not overwrite:
+        return Index.open(place)
+    if not schema.is_index(place):
+        raise schema.foreign(place)
+    return None
+
+
 def _encoder(
-    model: str | nn.Module | Encoder,
+    model: str | nn.Module | Encoder | None,
     weights: str | Path | None,
     device: str | torch.device | None,
     dtype: torch.dtype | str | None,
+    found: Index | None,
 ) -> Encoder:
-    return model if isinstance(model, Encoder) else Encoder(model, device, dtype, weights)
+    if isinstance(model, Encoder):
+        return model
+    if model is None and weights is None and found is not None:
+        return found.maker.load(device, dtype)
+    return Encoder(NANO if model is None else model, device, dtype, weights)
 
 
 def _maker(encoder: Encoder, weights: str | Path | None) -> Maker:
-    described = asdict(encoder.model.preprocess)
-    file = "" if weights is None else str(Path(weights).expanduser().absolute())
+    model, file = encoder.name, "" if weights is None else weights
+    try:
+        model = catalog.describe(model).name
+    except UnknownModel:  # a file that says what it is, or a model of its own
+        if weights is None and Path(model).expanduser().exists():
+            model, file = Path(model).name, model
     return Maker(
-        encoder.name,
-        file,
+        model,
+        os.path.abspath(os.path.expanduser(file)) if file else "",
         weights_hash(encoder.model),
-        json.dumps(described, sort_keys=True),
+        json.dumps(asdict(encoder.model.preprocess), sort_keys=True),
         json.dumps(asdict(MomentRule()), sort_keys=True),
         _dimension(encoder),
     )
@@ -279,35 +321,43 @@ def _dimension(encoder: Encoder) -> int:
     return int(encoder.embed(encoder.model.preprocess(grey)[None]).shape[1])
 
 
-def _open(place: Path | None, root: Path, maker: Maker, overwrite: bool) -> Index:
-    if place is not None and place.is_dir():
-        raise BadInput(f"{name_of(place)} is a folder; name a file in it, such as {name_of(place / 'pictures.index')}.")
-    if place is None or not place.exists() or not place.stat().st_size:
+def _sources(
+    inputs: Any, exclude: Sequence[str], limit: int | None, found: Index | None, place: Path | None
+) -> list[Source | Failure]:
+    """What the inputs hold, but for the index itself. Raises BadInput for inputs in memory where it is a file."""
+    classify = None if found is None else classify_known(found.files(), found.root)
+    sources = list(itertools.islice(collect(inputs, exclude, classify), limit))
+    if place is None:
+        return sources
+    memory = next((item for item in sources if isinstance(item, Source) and item.path is None), None)
+    if memory is not None:
+        raise BadInput(f"an index in a file holds files; {memory.name!r} came in memory: leave out to.")
+    own = {os.path.abspath(place), os.path.abspath(place) + "-journal"}
+    sources = [item for item in sources if os.path.abspath(_place_of(item)) not in own]
+    if found is None and not any(isinstance(item, Source) for item in sources):
+        raise BadInput(
+            sources[0].reason if sources and isinstance(sources[0], Failure) else "there is nothing to index."
+        )
+    return sources
+
+
+def _place_of(item: Source | Failure) -> str:
+    return item.source if isinstance(item, Failure) else item.name if item.path is None else os.fspath(item.path)
+
+
+def _ready(found: Index | None, place: Path | None, overwrite: bool, maker: Maker, root: Path) -> Index:
+    """The index with its root, which must hold all inputs: a new one, or the one that is there."""
+    if found is None:
+        if place is not None and place.exists() and place.stat().st_size and overwrite:
+            schema.delete(place)
         return Index.create(place, root, maker)
-    known = Index.open(place, write=True)
-    if overwrite:
-        known.close()
-        place.unlink()
-        return Index.create(place, root, maker)
-    known.maker.check_same(maker, place)
-    return known
-
-
-def _changes(found: Index, sources: Sequence[Source | Failure], inputs: Sequence[str]) -> Changes:
-    """What there is to do. Raises BadInput for inputs in memory where the index is a file."""
-    changes = changes_of(found.files(), sources, found.root, inputs)
-    if found.path is not None:
-        memory = next((item for item in changes.new if item.source.path is None), None)
-        if memory is not None:
-            raise BadInput(f"an index in a file holds files; {memory.source.name!r} came in memory: leave out to=.")
-        own = found.path.absolute()
-        changes.new = [item for item in changes.new if item.source.path is None or item.source.path.absolute() != own]
-    return changes
-
-
-def _listed(inputs: Iterable[Any]) -> Any:
-    """An iterable of inputs as a list, since they are looked at twice; arrays and pictures stay what they are."""
-    return inputs if hasattr(inputs, "shape") or hasattr(inputs, "frames") else list(inputs)
+    found.maker.check_same(maker, place)
+    if found.root.is_dir():
+        found.settle(common_folder([found.root.absolute(), root.absolute()]), maker.weights)
+    elif any((root / name).exists() for name in itertools.islice(found.files(), 100)):
+        found.root = root  # the folder has moved: its first files are there
+        found.settle(root, maker.weights)
+    return found
 
 
 def _keep_bank(found: Index, encoder: Encoder) -> None:
@@ -317,9 +367,14 @@ def _keep_bank(found: Index, encoder: Encoder) -> None:
     except ImportError:
         return
 
-    if encoder.has_words and found.bank is None:
-        texts = neutral_texts()
+    if encoder.has_words and found.bank_texts != (texts := tuple(neutral_texts())):
         found.keep_bank(texts, encoder.words(texts))
+
+
+def _report(changes: Changes, run: _Run, seconds: float) -> Report:
+    moved = sum(old != row.source for old, row in changes.moved)
+    unchanged = changes.unchanged + len(changes.moved) - moved
+    return Report(run.added, moved, len(changes.gone), unchanged, seconds, (*changes.failures, *run.failures))
 
 
 def _duration(source: Source) -> float:
@@ -331,18 +386,21 @@ def _duration(source: Source) -> float:
 
 
 def _seconds_a_picture(sources: Sequence[Source], encoder: Encoder) -> float:
-    """Of decoding and embedding, which go on side by side: the larger of the two, after one picture to warm up."""
-    pixels, decoding = [], 0.0
+    """Of decoding and embedding, which go on side by side: on a CPU they share its cores, elsewhere the longer counts.
+
+    The first embedding warms up and is not counted.
+    """
+    pixels, began = [], time.thread_time()
     for source in sources:
-        began = time.perf_counter()
         try:
             pixels.append(encoder.prepare(source))
         except (PerceptaError, OSError, MemoryError):
             continue
-        decoding += time.perf_counter() - began
-    shape = pixels[0].shape if pixels else encoder.model.preprocess(Image.new("RGB", (32, 32))).shape
-    batch = torch.stack([item for item in pixels if item.shape == shape] or [torch.zeros(shape)])
+    decoding = (time.thread_time() - began) / max(1, len(pixels)) / torch.get_num_threads()
+    grey = encoder.model.preprocess(Image.new("RGB", (32, 32)))
+    batch = torch.stack([item for item in pixels if item.shape == grey.shape] or [grey])
     encoder.embed(batch[:1])
     began = time.perf_counter()
     encoder.embed(batch)
-    return max((time.perf_counter() - began) / len(batch), decoding / max(1, len(pixels)) / 2)
+    embedding = (time.perf_counter() - began) / len(batch)
+    return embedding + decoding if encoder.device.type == "cpu" else max(embedding, decoding)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from percepta.errors import BadInput
 from percepta.media import Source
+from percepta.media.inputs import Classify, classify_file
 from percepta.media.sniffing import name_of
 from percepta.results import Failure
 from percepta.tasks.indexing.store import FileRow
@@ -52,27 +52,23 @@ class Changes:
     failures: list[Failure] = field(default_factory=list)
 
 
-def common_root(inputs: Any) -> Path:
-    """The deepest folder that holds all inputs that are files, folders or globs; the working directory for others."""
-    places = [_folder_of(item) for item in input_paths(inputs)]
-    return Path(os.path.commonpath(places)) if places else Path.cwd()
+def classify_known(known: Mapping[str, FileRow], root: Path) -> Classify:
+    """What a file is, for `media.collect`: as it is known, where name, size and time are; only others are opened."""
+    prefix = os.path.join(os.path.abspath(root), "")
 
+    def classify(path: Path, name: str) -> Source | Failure:
+        place = os.path.abspath(path)
+        row = known.get(place[len(prefix) :].replace(os.sep, "/")) if place.startswith(prefix) else None
+        if row is not None and row.kind is not None:
+            try:
+                status = path.stat()
+            except OSError:
+                return classify_file(path, name)
+            if (status.st_size, status.st_mtime_ns) == (row.size, row.modified):
+                return Source(name, row.kind, path)
+        return classify_file(path, name)
 
-def input_paths(inputs: Any) -> list[str]:
-    """The inputs that are names of files, folders or globs, absolute."""
-    items = [inputs] if isinstance(inputs, str | os.PathLike) else inputs if isinstance(inputs, Sequence) else []
-    names = [item.path if isinstance(item, Source) else item for item in items]
-    return [
-        os.path.abspath(os.path.expanduser(os.fsdecode(name)))
-        for name in names
-        if isinstance(name, str | os.PathLike) and os.fspath(name) != "-"
-    ]
-
-
-def _folder_of(place: str) -> str:
-    while not os.path.isdir(place):  # a file, or a glob: the part before its first pattern
-        place = os.path.dirname(place)
-    return place
+    return classify
 
 
 def changes_of(
@@ -96,6 +92,8 @@ def changes_of(
             changes.failures.append(source)
             continue
         item = _row_of(source, root)
+        if item is not None and source.path is None:
+            item = _under_another_name(item, seen)
         if item is None or item.row.source in seen:
             continue
         seen.add(item.row.source)
@@ -105,12 +103,11 @@ def changes_of(
                 changes.unchanged += 1
             else:
                 changes.failures.append(Failure(str(root / before.source), before.failure))
-        elif before is not None and before.content is not None and _same_contents(before, source):
+        elif before is not None and _same_contents(before, item):
             changes.moved.append((before.source, replace(before, modified=item.row.modified, taken=before.taken)))
         else:
             fresh.append(item)
-    missing = [name for name in known if name not in seen]
-    changes.gone = [name for name in missing if _is_gone(root / name, inputs, changes.failures)]
+    changes.gone = _gone((name for name in known if name not in seen), root, inputs, changes.failures)
     _match_moves(changes, fresh, known)
     return changes
 
@@ -147,41 +144,64 @@ def _row_of(source: Source, root: Path) -> Found | None:
     return Found(source, FileRow(name, source.kind, status.st_size, status.st_mtime_ns))
 
 
-def _same_contents(before: FileRow, source: Source) -> bool:
-    if source.path is None or before.failure is not None:
-        return False
-    try:
-        return source.path.stat().st_size == before.size and content_hash(source.path) == before.content
-    except OSError:
-        return False
+def _under_another_name(item: Found, seen: Set[str]) -> Found:
+    """An input in memory whose name is not taken by another; files of one name are one file."""
+    number, name = 1, item.row.source
+    while name in seen:
+        number += 1
+        name = f"{item.row.source} ({number})"
+    return Found(replace(item.source, name=name), replace(item.row, source=name))
 
 
-def _is_gone(place: Path, inputs: Sequence[str], failures: Sequence[Failure]) -> bool:
-    """Whether a known file that was not met is there no more, or is excluded now."""
-    walked = [folder for folder in inputs if os.path.isdir(folder) and place.is_relative_to(folder)]
-    if not walked and str(place) not in inputs:
-        return False
+def _same_contents(before: FileRow, item: Found) -> bool:
+    same_size = before.failure is None and before.content is not None and before.size == item.row.size
+    return same_size and _hash_of(item.source) == before.content
+
+
+def _hash_of(source: Source) -> bytes | None:
+    if source.path is None:
+        return None
     try:
-        place.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return any(os.path.isdir(folder) for folder in walked) or os.path.isdir(place.parent)
+        return content_hash(source.path)
     except OSError:
-        return False
-    unreadable = [os.path.abspath(failure.source) for failure in failures if os.path.isdir(failure.source)]
-    return bool(walked) and not any(place.is_relative_to(folder) for folder in unreadable)
+        return None
+
+
+def _gone(missing: Iterable[str], root: Path, inputs: Sequence[str], failures: Sequence[Failure]) -> list[str]:
+    """Those of the known files that were not met which are there no more, or are excluded now."""
+    walked = [folder for folder in inputs if os.path.isdir(folder)]
+    # A folder that could not be read, or that is empty all of a sudden as where a drive is missing, tells nothing.
+    silent = [os.path.abspath(failure.source) for failure in failures if os.path.isdir(failure.source)]
+
+    def gone(place: Path) -> bool:
+        below = any(place.is_relative_to(folder) for folder in walked)
+        if not (below or str(place) in inputs) or any(place.is_relative_to(folder) for folder in silent):
+            return False
+        try:
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return below or os.path.isdir(place.parent)
+        except OSError:
+            return False
+        return below and os.access(place, os.R_OK)
+
+    return [name for name in missing if gone(root / name)]
 
 
 def _match_moves(changes: Changes, fresh: list[Found], known: Mapping[str, FileRow]) -> None:
     """Take out of `fresh` and `gone` what is the same file under two names; the rest of `fresh` is new."""
-    left: dict[int | None, list[str]] = {}
-    for name in changes.gone:
+    left: dict[tuple[int | None, bytes | None], list[str]] = {}
+    for name in reversed(changes.gone):
         if known[name].content is not None and known[name].failure is None:
-            left.setdefault(known[name].size, []).append(name)
+            left.setdefault((known[name].size, known[name].content), []).append(name)
+    sizes = {size for size, _ in left}
+    matched = set()
     for item in fresh:
-        match = next((name for name in left.get(item.row.size, ()) if _same_contents(known[name], item.source)), None)
-        if match is None:
+        same = left.get((item.row.size, _hash_of(item.source))) if item.row.size in sizes else None
+        if not same:
             changes.new.append(item)
             continue
-        left[item.row.size].remove(match)
-        changes.gone.remove(match)
+        match = same.pop()
+        matched.add(match)
         changes.moved.append((match, replace(known[match], source=item.row.source, modified=item.row.modified)))
+    changes.gone = [name for name in changes.gone if name not in matched]

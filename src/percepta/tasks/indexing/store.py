@@ -1,58 +1,36 @@
 """The index: one SQLite file with the vectors of pictures and of moments in videos.
 
-Order of this file: the records, the index, schema and migration, where the folder lies, errors in words.
-The file holds no absolute path but one hint: names are relative to the root, so that folder and index may move. Every
-commit holds whole files (their row and all their vectors), so a killed run leaves a valid index of what was committed.
-
-Unusual: pages of 64 KiB, so that 31 vectors of 1,024 half floats share one (2.6 % is lost; with pages of 4 KiB a third
-would be). A rollback journal, not a write-ahead log: at rest there is one file, and it can be read where nothing can be
-written. A name that is no valid text is kept as bytes.
+Order of this file: the records, the index. The tables are in `schema`, the way to the folder in `places`.
+Names are relative to the root, so that folder and index may move. Every commit holds whole files (their row and all
+their vectors), so a killed run leaves a valid index of what was committed.
+Unusual: a name that is no valid text is kept as bytes.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import quote
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from percepta.errors import BadInput
-from percepta.media.sniffing import name_of
+from percepta import catalog
+from percepta.errors import BadInput, UnknownModel
+from percepta.media.sniffing import Kind, name_of
 from percepta.results import Failure
 from percepta.running.fingerprint import weights_hash
 from percepta.tasks.encoder import Encoder
-
-SCHEMA = 2
-APPLICATION = 0x50455243  # "PERC"; tells an index from other SQLite files
-PAGE_BYTES = 65_536
-WAIT_SECONDS = 5.0  # for another process that is writing
-
-TABLES = """
-CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE files (
-    source PRIMARY KEY, id INTEGER NOT NULL, kind TEXT, size INTEGER, modified INTEGER, content BLOB, taken REAL,
-    failure TEXT
-) WITHOUT ROWID;
-CREATE TABLE moments (id INTEGER PRIMARY KEY, file INTEGER NOT NULL, start REAL, stop REAL, vector BLOB NOT NULL);
-CREATE INDEX moments_of_file ON moments (file);
-"""
-QUERY_TABLES = """
-CREATE TABLE bank (id INTEGER PRIMARY KEY, text TEXT NOT NULL, vector BLOB NOT NULL);
-CREATE TABLE queries (text TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
-"""
-MIGRATIONS: Mapping[int, str] = {1: QUERY_TABLES}
-"""From each older schema to the next: 2 brought the vectors of neutral texts and of words searched for before."""
+from percepta.tasks.indexing import schema
+from percepta.tasks.indexing.places import find_root, root_hints
+from percepta.tasks.indexing.schema import in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +38,8 @@ class Maker:
     """What made the vectors of an index; vectors of different makers are never mixed.
 
     Attributes:
-        model: name of the model.
-        weights: the file they were read from, or "" for those of the name.
+        model: name of the model, or of the file that says what it is.
+        weights: where that file or other weights lie, or "" for those of the name.
         weights_hash: of `running.fingerprint`.
         preprocess: how pictures are prepared, in words.
         moments: how videos are cut into moments, in words.
@@ -88,8 +66,24 @@ class Maker:
             if mine != theirs:
                 raise BadInput(
                     f"the index {name_of(path or 'in memory')} was made with {words} {mine!r} and now {theirs!r} is "
-                    "asked for; vectors of two makers do not compare: use the first, or make another index."
+                    "asked for; vectors of two makers do not compare: use the first, or begin anew with overwrite."
                 )
+
+    def load(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> Encoder:
+        """The model again. Raises UnknownModel, MissingWeights; BadInput when its weights are others now."""
+        try:
+            catalog.describe(self.model)
+        except UnknownModel:  # its file says what it is
+            encoder = Encoder(self.weights or self.model, device, dtype)
+        else:
+            encoder = Encoder(self.model, device, dtype, self.weights or None)
+        found = weights_hash(encoder.model)
+        if found != self.weights_hash:
+            raise BadInput(
+                f"the index was made with weights of {self.model} of the hash {self.weights_hash}, and those at hand "
+                f"have {found}; make the index again with overwrite, or name the old weights."
+            )
+        return encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +100,7 @@ class FileRow:
     """
 
     source: str
-    kind: str | None
+    kind: Kind | None
     size: int | None = None
     modified: int | None = None
     content: bytes | None = None
@@ -183,26 +177,18 @@ class Index:
             "moments": maker.moments,
             "dimension": str(maker.dimension),
             "made": time.strftime("%Y-%m-%d %H:%M:%S"),
-            **({} if place is None else _root_hints(root, place)),
+            **({} if place is None else root_hints(root, place)),
         }
         with in_words(place):
-            connection = _connect(place, "rwc")
-            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            connection.execute("BEGIN IMMEDIATE")  # one transaction: a killed run leaves an empty file or an index
-            with connection:
-                _run(connection, TABLES + QUERY_TABLES, SCHEMA)
-                connection.execute(f"PRAGMA application_id = {APPLICATION}")
-                connection.executemany("INSERT INTO about VALUES (?, ?)", about.items())
-        return cls(place, root, maker, connection)
+            return cls(place, root, maker, schema.create(place, about))
 
     @classmethod
-    def open(cls, path: str | Path, root: str | Path | None = None, write: bool = False) -> Index:
+    def open(cls, path: str | Path, root: str | Path | None = None) -> Index:
         """The index in a file.
 
         Args:
             path: the file.
             root: where its folder lies now; found by itself where index and folder moved together.
-            write: whether more will be indexed.
 
         Raises: BadInput in one sentence for a missing, foreign, damaged or locked file, or one of a newer schema.
         """
@@ -210,8 +196,8 @@ class Index:
         if not place.is_file():
             raise BadInput(f"there is no index {name_of(place)}; make one: percepta index FOLDER --to {place}")
         with in_words(place):
-            _migrate(place)
-            connection = _connect(place, "rw" if write else _reading(place))
+            schema.migrate(place)
+            connection = schema.connect(place)
             about = dict(connection.execute("SELECT key, value FROM about"))
         try:
             maker = Maker(
@@ -222,9 +208,9 @@ class Index:
                 about["moments"],
                 int(about["dimension"]),
             )
+            found = Path(root).expanduser() if root is not None else find_root(about, place)
         except (KeyError, ValueError) as error:
-            raise _damaged(place) from error
-        found = Path(root).expanduser() if root is not None else _find_root(about, place)
+            raise schema.damaged(place) from error
         return cls(place, found, maker, connection)
 
     @property
@@ -236,14 +222,7 @@ class Index:
     def encoder(self) -> Encoder:
         """The model that made the vectors, loaded on first use. Raises BadInput when its weights have changed."""
         if self.loaded is None:
-            encoder = Encoder(self.maker.model, weights=self.maker.weights or None)
-            found = weights_hash(encoder.model)
-            if found != self.maker.weights_hash:
-                raise BadInput(
-                    f"the index {name_of(self.path or 'in memory')} was made with weights of {self.model} of the hash "
-                    f"{self.maker.weights_hash}, and those at hand have {found}; make the index again."
-                )
-            self.loaded = encoder
+            self.loaded = self.maker.load()
         return self.loaded
 
     @property
@@ -276,12 +255,8 @@ class Index:
         with self._writing() as connection:
             (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM files").fetchone()
             for number, (row, parts) in enumerate(files, start=last + 1):
-                source = _stored(row.source)
-                _forget(connection, source)
-                connection.execute(
-                    "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (source, number, row.kind, row.size, row.modified, row.content, row.taken, row.failure),
-                )
+                _forget(connection, _stored(row.source))
+                _insert(connection, number, row)
                 connection.executemany(
                     "INSERT INTO moments (file, start, stop, vector) VALUES (?, ?, ?, ?)",
                     [(number, part.start, part.end, packed(part.vector)) for part in parts],
@@ -293,16 +268,13 @@ class Index:
         with self._writing() as connection:
             # In two steps, since names may have been swapped.
             numbers = [
-                connection.execute("SELECT id FROM files WHERE source = ?", (old,)).fetchone()[0] for old, _ in pairs
+                connection.execute("SELECT id FROM files WHERE source = ?", (old,)).fetchone() for old, _ in pairs
             ]
             connection.executemany("DELETE FROM files WHERE source = ?", [(old,) for old, _ in pairs])
             for number, (_, row) in zip(numbers, pairs, strict=True):
-                source = _stored(row.source)
-                _forget(connection, source)
-                connection.execute(
-                    "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (source, number, row.kind, row.size, row.modified, row.content, row.taken, row.failure),
-                )
+                if number is not None:  # another run may have removed it
+                    _forget(connection, _stored(row.source))
+                    _insert(connection, number[0], row)
 
     def remove(self, sources: Iterable[str]) -> None:
         """Forget files and their vectors; all or nothing."""
@@ -310,12 +282,34 @@ class Index:
             for source in sources:
                 _forget(connection, _stored(source))
 
+    def settle(self, root: Path, weights: str) -> None:
+        """Remember where folder and weights lie now; names stay relative to the root, which may be a wider one."""
+        about = {"weights": weights, **({} if self.path is None else root_hints(root, self.path))}
+        wider = self.root.absolute().is_relative_to(root.absolute()) and self.root.absolute() != root.absolute()
+        prefix = self.root.absolute().relative_to(root.absolute()).as_posix() + "/" if wider else ""
+        if about.items() <= self._about().items() and not prefix:
+            return
+        with self._writing() as connection:
+            connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
+            if prefix:
+                # The longest first: what a name becomes may be the name of another, which is longer and gone by then.
+                names = sorted(self.files(), key=len, reverse=True)
+                pairs = [(_stored(prefix + name), _stored(name)) for name in names]
+                connection.executemany("UPDATE files SET source = ? WHERE source = ?", pairs)
+        self.root, self.maker = root, replace(self.maker, weights=weights)
+
     @property
     def bank(self) -> Tensor | None:
         """(K, D) float32: the vectors of the neutral texts in their order, or None where there are none."""
         with in_words(self.path):
             found = self.connection.execute("SELECT vector FROM bank ORDER BY id").fetchall()
         return torch.from_numpy(np.stack([np.frombuffer(row[0], "<f4") for row in found])) if found else None
+
+    @property
+    def bank_texts(self) -> tuple[str, ...]:
+        """The neutral texts."""
+        with in_words(self.path):
+            return tuple(text for (text,) in self.connection.execute("SELECT text FROM bank ORDER BY id"))
 
     def keep_bank(self, texts: Sequence[str], vectors: Tensor) -> None:
         """Keep the vectors (K, D) of the neutral texts."""
@@ -341,7 +335,7 @@ class Index:
             if self.path is None:
                 self._keep_query(self.connection, text)
             else:
-                with closing(_connect(self.path, "rw", wait=0)) as connection:
+                with closing(schema.connect(self.path, wait=0)) as connection:
                     self._keep_query(connection, text)
         except sqlite3.Error:  # a cache: what cannot be kept is computed again
             return
@@ -355,19 +349,23 @@ class Index:
         """Let go of the file."""
         self.connection.close()
 
+    def _about(self) -> dict[str, str]:
+        with in_words(self.path):
+            return dict(self.connection.execute("SELECT key, value FROM about"))
+
     def _read(self) -> tuple[tuple[Entry, ...], Tensor]:
         if self._contents is None:
-            with in_words(self.path):
+            with in_words(self.path), self._reading() as connection:
                 files = {
                     number: (_named(source), *rest)
-                    for source, number, *rest in self.connection.execute(
+                    for source, number, *rest in connection.execute(
                         "SELECT source, id, kind, taken, size, modified FROM files"
                     )
                 }
-                rows = self.connection.execute("SELECT file, start, stop, vector FROM moments ORDER BY id").fetchall()
+                rows = connection.execute("SELECT file, start, stop, vector FROM moments ORDER BY id").fetchall()
             width = 2 * self.maker.dimension
             if any(number not in files or len(vector) != width for number, _, _, vector in rows):
-                raise _damaged(self.path)
+                raise schema.damaged(self.path)
             order = sorted(range(len(rows)), key=lambda row: (files[rows[row][0]][0], rows[row][1] or 0.0))
             entries = []
             for row in order:
@@ -380,6 +378,13 @@ class Index:
         return self._contents
 
     @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Several statements that see the same state, whatever another process commits meanwhile."""
+        self.connection.execute("BEGIN")
+        with self.connection:
+            yield self.connection
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         self._contents = None
         with in_words(self.path):
@@ -388,7 +393,11 @@ class Index:
                 yield self.connection
 
     def __len__(self) -> int:
-        return len(self.entries)
+        if self._contents is not None:
+            return len(self._contents[0])
+        with in_words(self.path):
+            (count,) = self.connection.execute("SELECT count(*) FROM moments").fetchone()
+        return int(count)
 
     def __enter__(self) -> Index:
         return self
@@ -408,73 +417,16 @@ def packed(vector: NDArray[np.float32]) -> bytes:
     return np.asarray(vector).astype("<f2").tobytes()
 
 
+def _insert(connection: sqlite3.Connection, number: int, row: FileRow) -> None:
+    connection.execute(
+        "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (_stored(row.source), number, row.kind, row.size, row.modified, row.content, row.taken, row.failure),
+    )
+
+
 def _forget(connection: sqlite3.Connection, source: str | bytes) -> None:
     connection.execute("DELETE FROM moments WHERE file = (SELECT id FROM files WHERE source = ?)", (source,))
     connection.execute("DELETE FROM files WHERE source = ?", (source,))
-
-
-def _connect(path: Path | None, mode: str, wait: float = WAIT_SECONDS) -> sqlite3.Connection:
-    place = ":memory:" if path is None else f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
-    # Results may be drawn from another thread than the one that began; they are never drawn from two at once.
-    connection = sqlite3.connect(
-        place, wait, uri=path is not None, check_same_thread=False, isolation_level="IMMEDIATE"
-    )
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
-
-
-def _reading(path: Path) -> str:
-    """How to open a file to be read: writable where that is possible, since a killed run is rolled back by the next."""
-    return "rw" if os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK) else "ro"
-
-
-def _migrate(path: Path) -> None:
-    """Bring an older file to the schema of today, in one transaction. Raises BadInput for what is no such file."""
-    with closing(_connect(path, _reading(path))) as connection:
-        (schema,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-    if application != APPLICATION:
-        raise BadInput(f"{name_of(path)} is no index of Percepta.")
-    if schema > SCHEMA:
-        raise BadInput(
-            f"the index {name_of(path)} has schema {schema} and this version reads up to {SCHEMA}: update percepta."
-        )
-    if schema == SCHEMA:
-        return
-    if not os.access(path, os.W_OK):
-        raise BadInput(
-            f"the index {name_of(path)} has the old schema {schema} and cannot be written; copy it to where it can."
-        )
-    steps = "".join(MIGRATIONS[number] for number in range(schema, SCHEMA))
-    with closing(_connect(path, "rw")) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        with connection:
-            _run(connection, steps, SCHEMA)
-
-
-def _run(connection: sqlite3.Connection, statements: str, schema: int) -> None:
-    for statement in statements.split(";"):
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {schema}")
-
-
-def _root_hints(root: Path, path: Path) -> dict[str, str]:
-    root, home = root.absolute(), path.absolute().parent
-    try:
-        relative = json.dumps(os.path.relpath(root, home))
-    except ValueError:  # on another drive
-        relative = "null"
-    return {"root": json.dumps(str(root)), "root from here": relative}
-
-
-def _find_root(about: Mapping[str, str], path: Path) -> Path:
-    """The root: by its way from the index where the index lies inside of it, else by its old place, else by the way."""
-    absolute, relative = Path(json.loads(about["root"])), json.loads(about["root from here"])
-    if relative is None:
-        return absolute
-    near = Path(os.path.normpath(path.absolute().parent / relative))
-    inside = set(Path(relative).parts) <= {"..", "."}
-    return near if inside or (not absolute.is_dir() and near.is_dir()) else absolute
 
 
 def _stored(source: str) -> str | bytes:
@@ -488,35 +440,3 @@ def _stored(source: str) -> str | bytes:
 
 def _named(source: str | bytes) -> str:
     return source if isinstance(source, str) else os.fsdecode(source)
-
-
-def _damaged(path: Path | None) -> BadInput:
-    return BadInput(f"the index {name_of(path or 'in memory')} is damaged; delete it and index again.")
-
-
-@contextmanager
-def in_words(path: Path | None) -> Iterator[None]:
-    """Errors of SQLite as one sentence each."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        reason, name = str(error), name_of(path or "in memory")
-        if "not a database" in reason:
-            raise BadInput(f"{name} is no index of Percepta.") from error
-        if "locked" in reason or "busy" in reason:
-            raise BadInput(
-                f"the index {name} is locked by another program that writes to it; try again later."
-            ) from error
-        if "full" in reason:
-            raise BadInput(
-                f"there is no room left for the index {name}; what was indexed is kept: free some and run it again."
-            ) from error
-        if "readonly" in reason:
-            raise BadInput(
-                f"the index {name} cannot be written; check its permissions, or name another with to=."
-            ) from error
-        if "unable to open" in reason:
-            raise BadInput(
-                f"the index {name} cannot be opened or made there; check that its folder can be written."
-            ) from error
-        raise _damaged(path) from error

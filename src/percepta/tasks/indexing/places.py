@@ -1,0 +1,97 @@
+"""Where an index lies, and where the folder lies that its names are relative to.
+
+The file holds the root twice: as the way from the index, which stays right when both move together, and as an absolute
+path, which stays right when the index alone moves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from percepta.errors import BadInput
+from percepta.media import Source
+from percepta.results import Failure
+
+IN_FOLDER = ".percepta.index"
+"""The index of a single folder lies in it under this name, unless another place is named."""
+
+
+def default_place(inputs: Sequence[str]) -> Path:
+    """Where the index of inputs lies when nobody says: in a single folder, else one for the whole account."""
+    if len(inputs) == 1 and (folder := Path(inputs[0]).expanduser()).is_dir():
+        return folder / IN_FOLDER
+    return account_place()
+
+
+def account_place() -> Path:
+    """The index of the account, for inputs from several places."""
+    if sys.platform == "win32":
+        home = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    else:
+        home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(home).expanduser() / "percepta" / "pictures.index"
+
+
+def common_root(inputs: Any, sources: Iterable[Source | Failure] = ()) -> Path:
+    """The deepest folder that holds all inputs and sources that are files; the working directory where there are none.
+
+    Args:
+        inputs: files, folders, globs, "-", or whatever else `media.collect` takes.
+        sources: what was found for them, for names that came on standard input.
+
+    Raises: BadInput for places on several drives.
+    """
+    places = {_folder_of(item) for item in input_paths(inputs)}
+    files = (source.path for source in sources if isinstance(source, Source) and source.path is not None)
+    places.update(os.path.dirname(os.path.abspath(path)) for path in files)
+    return common_folder(places) if places else Path.cwd()
+
+
+def common_folder(places: Iterable[str | Path]) -> Path:
+    """The deepest folder that holds all of the absolute paths. Raises BadInput where there is none."""
+    try:
+        return Path(os.path.commonpath(list(places)))
+    except ValueError as error:
+        raise BadInput("an index holds files below one folder; make one for each drive.") from error
+
+
+def input_paths(inputs: Any) -> list[str]:
+    """The inputs that are names of files, folders or globs, absolute."""
+    items = [inputs] if isinstance(inputs, str | os.PathLike) else inputs if isinstance(inputs, Sequence) else []
+    names = [item.path if isinstance(item, Source) else item for item in items]
+    return [
+        os.path.abspath(os.path.expanduser(os.fsdecode(name)))
+        for name in names
+        if isinstance(name, str | os.PathLike) and os.fspath(name) != "-"
+    ]
+
+
+def _folder_of(place: str) -> str:
+    while not os.path.isdir(place):  # a file, or a glob: the part before its first pattern
+        place = os.path.dirname(place)
+    return place
+
+
+def root_hints(root: Path, index: Path) -> dict[str, str]:
+    """What an index remembers of its root."""
+    root, home = root.absolute(), index.absolute().parent
+    try:
+        way = json.dumps(os.path.relpath(root, home))
+    except ValueError:  # on another drive
+        way = "null"
+    return {"root": json.dumps(str(root)), "root from here": way}
+
+
+def find_root(hints: Mapping[str, str], index: Path) -> Path:
+    """The root: by its way from the index where that lies inside of it, else by its old place, else by the way."""
+    absolute, way = Path(json.loads(hints["root"])), json.loads(hints["root from here"])
+    if way is None:
+        return absolute
+    near = Path(os.path.normpath(index.absolute().parent / way))
+    inside = set(Path(way).parts) <= {"..", "."}
+    return near if inside or (not absolute.is_dir() and near.is_dir()) else absolute

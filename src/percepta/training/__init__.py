@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from percepta.training.averaging import MovingAverage
     from percepta.training.checkpointing import TrainingState
     from percepta.training.loop import RunResult, run
-    from percepta.training.objectives import contrastive_loss
+    from percepta.training.objectives import contrastive_loss, masked_token_loss
     from percepta.training.optimisers import make_optimiser
     from percepta.training.recipe import Recipe, list_recipes, make_recipe, read_recipe
     from percepta.training.records import read_records
@@ -27,6 +27,7 @@ _HOMES = {
     "contrastive_loss": "objectives",
     "list_recipes": "recipe",
     "make_optimiser": "optimisers",
+    "masked_token_loss": "objectives",
     "make_recipe": "recipe",
     "read_recipe": "recipe",
     "read_records": "records",
@@ -44,6 +45,7 @@ __all__ = [
     "list_recipes",
     "make_optimiser",
     "make_recipe",
+    "masked_token_loss",
     "read_recipe",
     "read_records",
     "run",

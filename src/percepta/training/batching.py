@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,8 +45,9 @@ class Inputs(NamedTuple):
 
     def to(self, device: torch.device) -> Inputs:
         """The same on another device."""
-        moved = [value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in self]
-        return Inputs(*moved)
+        values = self._asdict().items()
+        moved: dict[str, Any] = {name: value.to(device) for name, value in values if isinstance(value, Tensor)}
+        return self._replace(**moved)
 
 
 def sample_means(embeddings: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:

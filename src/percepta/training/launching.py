@@ -196,8 +196,9 @@ def serve() -> None:
 
 
 def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1024):  # not through the buffer, whose lock would disturb an ordinary end
-        pass
+    told = b"more"
+    while told:  # not read through the buffer, whose lock would disturb an ordinary end
+        told = os.read(sys.stdin.fileno(), 1024)
     os._exit(1)
 
 

@@ -63,7 +63,7 @@ class Ranks:
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether a flag is set in at least one process; all learn it at the same time."""
-        return bool(self.mean(torch.tensor(float(flag), device=device)) > 0)
+        return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag), device=device)) > 0)
 
     def wait(self) -> None:
         """Go on when all have come here."""

@@ -99,6 +99,18 @@ def test_padding_a_text_changes_nothing() -> None:
     close(model.encode_text(tokens[:, :length]), model.encode_text(tokens))
 
 
+@torch.no_grad()
+def test_the_text_half_gives_the_same_vectors_for_texts_of_any_length() -> None:
+    core = small("pe-core-t16-384")
+    tokens = core.tokenize(["a cat", "", "two dogs and a very long story about them in the snow"])
+    half = core.text_half()
+    assert not [name for name in half.state_dict() if name.startswith("vision")]
+    assert half.text is core.text
+    for rows in (tokens, tokens[:1], tokens[1:2]):
+        close(half.encode_text(rows, normalize=True), core.encode_text(rows, normalize=True))
+    assert torch.equal(half.tokenize("a cat"), tokens[:1])
+
+
 def test_long_texts_are_cut_with_a_warning() -> None:
     model = small("pe-core-t16-384")
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than 32 tokens"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 import percepta
 from percepta.catalog import describe
 from percepta.errors import BadInput, CheckpointMismatch, MissingWeights, UnknownModel
+from percepta.running.loading import open_model
 
 TINY = {"depth": 2, "width": 48, "heads": 3, "pooling_heads": 4, "patch_size": 8, "image_size": 32, "output_dim": 24}
 TINY_TEXT = {"width": 32, "heads": 2, "depth": 1, "vocabulary": 64}
@@ -33,6 +36,20 @@ def test_load_gives_eval_float32_cpu_and_a_preprocess(saved: tuple) -> None:
     assert model.config.depth == 2
     with pytest.raises(AttributeError):
         model.config.depth = 3
+
+
+def test_an_opened_model_stays_in_its_file(saved: tuple, tmp_path: Path) -> None:
+    half = percepta.save(saved[0], tmp_path / "half.safetensors", dtype="float16")
+    model = open_model(half)
+    assert {p.dtype for p in model.parameters()} == {torch.float16}
+    assert not model.training
+    for name, value in saved[0].state_dict().items():
+        assert torch.equal(model.state_dict()[name], value.half())
+
+
+def test_loading_does_not_import_the_compiler_of_torch(saved: tuple) -> None:
+    code = f"import sys, percepta; percepta.load({str(saved[1])!r}); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_saved_file_is_a_name(saved: tuple) -> None:

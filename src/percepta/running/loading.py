@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from percepta import catalog, checkpoints
 from percepta.errors import BadInput, UnknownModel, nearest, one_of
@@ -43,14 +44,25 @@ def load(
 
     Raises: UnknownModel, MissingWeights, CheckpointMismatch (nothing is ever loaded in part), BadInput.
     """
-    name, place = str(name), as_device(device)
+    place = as_device(device)
+    model = open_model(name, weights, **overrides)
+    return model.to(device=place, dtype=as_dtype(dtype) or torch.float32)
+
+
+def open_model(name: str | Path, weights: str | Path | None = None, **overrides: Any) -> Any:
+    """A model whose parameters lie memory-mapped in their file, in its precision: what is not used is not read.
+
+    For one that needs a part of it, or its hash. Arguments and errors as of `load`.
+    """
+    name = str(name)
     family, settings, card = _look_up(name)
     if weights is None:
         weights = name if card is None else card.packaged_file or fetch(card)
-    model = _construct(family, _configure(family, settings, overrides), "meta")
+    with _Unfilled():
+        model = _construct(family, _configure(family, settings, overrides), "meta")
     fill(model, weights)
     _finish(model, name, card.preprocess if card else {})
-    return model.to(device=place, dtype=as_dtype(dtype) or torch.float32).eval()
+    return model.eval()
 
 
 def build(name: str, device: str | torch.device = "cpu", **overrides: Any) -> Any:
@@ -133,6 +145,15 @@ def as_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise BadInput(f"device must be cpu, cuda, cuda:1, mps or meta, and at hand; got {device!r}.") from error
     return found
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random initial values: the meta device has none, and to fill it torch would import its compiler."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (nn.init.normal_, torch.Tensor.normal_):
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return function(*args, **(kwargs or {}))
 
 
 def _look_up(name: str) -> tuple[str, dict[str, Any], catalog.Card | None]:

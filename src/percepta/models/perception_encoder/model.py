@@ -1,6 +1,6 @@
 """Perception Encoder core: pictures, videos and words in one embedding space (arXiv 2504.13181).
 
-Order of this file: text tower, the contrastive model, how a config becomes a model.
+Order of this file: text tower, the contrastive model, its text half alone, how a config becomes a model.
 Unusual: the text embedding is read at the largest token id (the end-of-text token); a video is the mean of its
 frames, with two published protocols; the logit scale is stored as a logarithm.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from percepta.errors import BadInput, wrong_shape
 from percepta.layers import Attention, Block, Mlp, Tokens
 from percepta.models.perception_encoder.config import PerceptionEncoderConfig, TextConfig
-from percepta.models.perception_encoder.vision import Pictures, VisionTower, unit
+from percepta.models.perception_encoder.vision import Pictures, VisionTower, normal, unit
 
 
 class TextTower(nn.Module):
@@ -29,13 +29,13 @@ class TextTower(nn.Module):
         self.config = config
         width = config.width
         self.token_embedding = nn.Embedding(config.vocabulary, width)
-        self.positions = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
+        self.positions = normal(config.context_length, width, std=0.01)
         self.blocks = nn.ModuleList(
             Block(width, Attention(width, config.heads, causal=True), Mlp(width, int(width * config.mlp_ratio)))
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.projection = nn.Parameter(torch.randn(width, output_dim) * width**-0.5)
+        self.projection = normal(width, output_dim, std=width**-0.5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -126,9 +126,32 @@ class PerceptionEncoder(nn.Module):
         shorter.vision, shorter.text, shorter.logit_scale = vision, self.text, self.logit_scale
         return shorter.train(self.training)
 
+    def text_half(self) -> TextHalf:
+        """What encodes words, without the vision tower; it shares its parameters with this model."""
+        return TextHalf(self)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks of the vision tower in the backward pass."""
         self.vision.set_grad_checkpointing(enable)
+
+
+class TextHalf(nn.Module):
+    """The text tower of a contrastive model with what turns words into tokens: enough to search an index by words.
+
+    Unusual: a batch is cut after its longest text. Tokens behind the end of a text cannot reach it, since attention is
+    causal, so this is exact, and a few words cost a fraction of the whole context.
+    """
+
+    def __init__(self, whole: PerceptionEncoder) -> None:
+        super().__init__()
+        self.config, self.text, self.logit_scale = whole.config, whole.text, whole.logit_scale
+
+    def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
+        """(B, n) token ids from `tokenize` → (B, output_dim)."""
+        embedding = self.text(tokens[:, : int(tokens.argmax(dim=-1).max()) + 1])
+        return unit(embedding) if normalize else embedding
+
+    tokenize = PerceptionEncoder.tokenize
 
 
 def build(config: PerceptionEncoderConfig) -> PerceptionEncoder | VisionTower:

@@ -59,7 +59,7 @@ def _clip_bpe() -> Any:
     """open_clip's SimpleTokenizer, with its default cleaning (ftfy, HTML, white space, lower case)."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
-        raise MissingExtra("open_clip_torch", "train", "the CLIP vocabulary")
+        raise MissingExtra("open_clip_torch", "", "the CLIP vocabulary")
     if "open_clip" in sys.modules:
         from open_clip.tokenizer import SimpleTokenizer
 

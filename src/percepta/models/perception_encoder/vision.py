@@ -49,16 +49,16 @@ class VisionTower(nn.Module):
         width = config.width
         self.patches = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
         if config.class_token:
-            self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
+            self.class_token = normal(width, std=width**-0.5)
         if config.absolute_positions:
-            self.positions = nn.Parameter(torch.randn(config.prefix + config.grid**2, width) * width**-0.5)
+            self.positions = normal(config.prefix + config.grid**2, width, std=width**-0.5)
         self.norm_pre = nn.LayerNorm(width, eps=1e-5) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
         self.norm_post = nn.LayerNorm(width, eps=1e-5) if config.post_norm else nn.Identity()
         if config.pooling == "attention":
             self.pool = AttentionPooling(width, config.pooling_heads)
         if config.output_dim is not None:
-            self.projection = nn.Parameter(torch.randn(width, config.output_dim) * width**-0.5)
+            self.projection = normal(width, config.output_dim, std=width**-0.5)
         self.gradient_checkpointing = False
 
     def forward(self, x: Pictures, layer: int = -1, strip_class_token: bool = False) -> Any:
@@ -300,3 +300,8 @@ def _by_size(pictures: Sequence[Tensor], run: Callable[[Tensor], Any], stack: bo
 def unit(x: Tensor) -> Tensor:
     """Scale the last axis to Euclidean length one."""
     return F.normalize(x, dim=-1)
+
+
+def normal(*shape: int, std: float) -> nn.Parameter:
+    """A parameter with values of a normal distribution around zero."""
+    return nn.Parameter(nn.init.normal_(torch.empty(shape), std=std))

@@ -71,7 +71,7 @@ def nearest(vectors: Tensor, query: Tensor, count: int, kept: Tensor | None = No
 
 
 def product(vectors: Tensor, query: Tensor) -> Tensor:
-    """(N, D) rows times (D,) → (N,) float32, computed in the type of the rows; within `error_bound` of the exact one."""
+    """(N, D) rows times (D,) → (N,) float32, computed in the type of the rows; see `error_bound`."""
     return torch.mv(vectors, query.to(vectors.dtype)).float()
 
 

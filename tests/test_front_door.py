@@ -88,7 +88,10 @@ def test_errors_have_one_root_and_the_kinds_that_python_expects() -> None:
         assert issubclass(getattr(percepta, name), errors.PerceptaError)
     assert issubclass(percepta.BadInput, ValueError)
     assert issubclass(percepta.MissingWeights, FileNotFoundError)
-    assert 'pip install "percepta[train]"' in str(percepta.MissingExtra("lightning", "train", "training"))
+    extra = str(percepta.MissingExtra("onnx, onnxscript and onnxruntime", "export", "Export"))
+    assert "run: pip install onnx onnxscript onnxruntime (or, " in extra
+    assert extra.endswith('pip install ".[export]").')
+    assert str(percepta.MissingExtra("av", "", "Video")).endswith("which is not installed; run: pip install av.")
 
 
 def test_a_wrong_name_is_an_attribute_error() -> None:

@@ -33,14 +33,16 @@ class MissingWeights(PerceptaError, FileNotFoundError):
 
 
 class MissingExtra(PerceptaError, ImportError):
-    """An optional dependency that is not installed; the message gives the pip command."""
+    """A dependency that is not installed; the message gives the pip command.
+
+    Args:
+        package: one as pip calls it, or several with commas and "and".
+        extra: the extra of percepta that brings it, "" for one that percepta itself needs.
+        purpose: what needs it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        packages = package.replace(",", "").replace(" and", "")
-        super().__init__(
-            f"{purpose} needs {package}, which is not installed; run: pip install {packages} "
-            f'(or, where the source of percepta lies: pip install ".[{extra}]").'
-        )
+        super().__init__(f"{purpose} needs {package}, which is not installed; run: {how_to_install(package, extra)}.")
 
 
 class CheckpointMismatch(PerceptaError):
@@ -67,6 +69,14 @@ class CheckpointMismatch(PerceptaError):
         ]
         message = f"{owner} does not fit: {'; '.join(parts)}" if parts else f"{owner} does not fit"
         super().__init__(f"{message}; {hint or 'nothing was loaded'}.")
+
+
+def how_to_install(package: str, extra: str = "") -> str:
+    """The pip command for what `MissingExtra` names. Percepta itself is installed from its source, so `pip install
+    "percepta[...]"` would find nothing."""
+    packages = package.replace(",", "").replace(" and ", " ")
+    checkout = f' (or, in the folder of percepta\'s source: pip install ".[{extra}]")' if extra else ""
+    return f"pip install {packages}{checkout}"
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

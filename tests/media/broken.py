@@ -36,6 +36,7 @@ def build(folder: Path) -> list[Path]:
     _wrongly_named(folder, good)
     _odd_names(folder, good)
     _bombs(folder)
+    (folder / "palette.png").write_bytes(png_of_long_transparency())
     _text_and_noise(folder, good)
     _links(folder, good)
     _fill_with_noise(folder, good, COUNT)
@@ -141,6 +142,16 @@ def png_header(width: int, height: int) -> bytes:
         + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
         + struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
     )  # fmt: skip
+
+
+def png_of_long_transparency() -> bytes:
+    """A PNG file that decodes, but whose palette has more transparencies than colours."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").quantize(4).save(buffer, "PNG")
+    data, body = buffer.getvalue(), b"tRNS" + b"\x80" * 300
+    place = data.index(b"IDAT") - 4
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:place] + chunk + data[place:]
 
 
 def _text_and_noise(folder: Path, good: dict[str, bytes]) -> None:

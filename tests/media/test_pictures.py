@@ -124,7 +124,7 @@ def test_rare_formats() -> None:
 def test_heic_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     head = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(64)
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    with pytest.raises(MissingExtra, match=r"percepta\[heic\]"):
+    with pytest.raises(MissingExtra, match=r"run: pip install pillow-heif \(or, .* pip install \"\.\[heic\]\"\)\.$"):
         open_picture(head)
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision import transforms
 
 from percepta.errors import BadInput, BadMedia
 from percepta.media import Preprocess, VideoReader, write_video
+from percepta.media.drawing import thumbnail
 from percepta.media.resizing import resize_bilinear
+from tests.media.broken import png_of_long_transparency
 
 BILINEAR = transforms.InterpolationMode.BILINEAR
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -86,6 +88,21 @@ def test_every_mode_gives_a_tensor(mode: str) -> None:
         got = Preprocess(16, resize)(Image.new(mode, (40, 30)))
         assert got.shape == ((3, 30, 40) if resize == "none" else (3, 16, 16))
         assert torch.isfinite(got).all()
+
+
+def test_damage_that_shows_after_decoding_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.png").write_bytes(png_of_long_transparency())
+    with pytest.raises(BadMedia, match=r"x\.png' is damaged: it cannot be converted \(palette index out of range\)\.$"):
+        Preprocess(16)(tmp_path / "x.png")
+    with pytest.raises(BadMedia, match=r"x\.png' is damaged"):
+        thumbnail(tmp_path / "x.png")
+
+    def refuse(*profiles: object) -> None:
+        raise ImageCms.PyCMSError("cannot build transform")
+
+    monkeypatch.setattr(ImageCms, "buildTransform", refuse)
+    with pytest.raises(BadMedia, match=r"the PIL picture .* \(Lab colours: cannot build transform\)\.$"):
+        Preprocess(16)(Image.new("LAB", (20, 20)))
 
 
 def test_sizes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from percepta.errors import BadInput, BadMedia
 from percepta.media import VideoReader, write_video
+from percepta.media.videos import as_picture
 from tests.media import clips
 
 TIMED = [name for name in clips.CODECS if not name.endswith(("avi", "stream"))]
@@ -203,3 +205,17 @@ def test_what_is_no_video(content: bytes, words: str, tmp_path: Path) -> None:
 def test_a_video_is_a_path_or_bytes() -> None:
     with pytest.raises(BadInput, match="a video must be a path or bytes; got int"):
         VideoReader(123)  # type: ignore[arg-type]
+
+
+def test_frames_that_cannot_be_converted_name_their_video() -> None:
+    class Frame:
+        format = SimpleNamespace(name="bayer_rggb8")
+
+        def to_image(self) -> None:
+            raise ValueError("Conversion to RGB is not supported.")
+
+    with pytest.raises(BadMedia) as caught:
+        as_picture(Frame(), "'x.mp4'")
+    assert str(caught.value) == (
+        "'x.mp4' holds frames (bayer_rggb8) that cannot be converted: Conversion to RGB is not supported."
+    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from percepta.errors import BadInput, out_of_range, wrong_shape
-from percepta.media.pictures import open_picture
+from percepta.media.pictures import converting, open_picture, picture_name
 from percepta.results.boxes import Boxes
 from percepta.results.masks import Masks
 
@@ -31,15 +31,16 @@ _PLAIN = str.maketrans({"–": "-", "—": "-", "‘": "'", "’": "'", "“": '
 def to_rgb(thing: Any, background: Colour = (255, 255, 255)) -> Image.Image:
     """Whatever `open_picture` takes as RGB for looking at: transparent parts show the background."""
     picture = open_picture(thing)
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        sheet = Image.new("RGBA", layer.size, (*background, 255))
-        return Image.alpha_composite(sheet, layer).convert("RGB")
-    if picture.mode == "LAB":
-        from percepta.media.preprocess import from_lab
+    with converting(picture_name(thing)):
+        if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+            layer = picture.convert("RGBA")
+            sheet = Image.new("RGBA", layer.size, (*background, 255))
+            return Image.alpha_composite(sheet, layer).convert("RGB")
+        if picture.mode == "LAB":
+            from percepta.media.preprocess import from_lab
 
-        return from_lab(picture)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+            return from_lab(picture)
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def thumbnail(thing: Any, side: int = 256) -> Image.Image:

@@ -12,13 +12,15 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from percepta.errors import BadInput, BadMedia, MissingExtra, wrong_shape
+from percepta.errors import BadInput, BadMedia, MissingExtra, PerceptaError, wrong_shape
 from percepta.media.sniffing import name_of, picture_format, video_format
 
 # What decoders raise on damaged files, as found by feeding them thousands of these.
@@ -72,13 +74,13 @@ def open_picture(thing: Any) -> Image.Image:
     if isinstance(thing, str | os.PathLike):
         return _from_path(os.fspath(thing))
     if isinstance(thing, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(thing), f"the picture of {len(thing)} bytes")
+        return _decode(io.BytesIO(thing), picture_name(thing))
     if isinstance(thing, Image.Image):
         return _from_pil(thing)
     if isinstance(thing, np.ndarray):
         return _from_array(thing)
     if hasattr(thing, "read") and hasattr(thing, "seek"):
-        return _decode(thing, f"the picture in {type(thing).__name__}")
+        return _decode(thing, picture_name(thing))
     raise BadInput(
         "a picture must be a path, bytes, an open file, a PIL picture or a numpy array; "
         f"got {type(thing).__module__}.{type(thing).__qualname__}."
@@ -95,8 +97,36 @@ def open_draft(thing: Any, least: tuple[int, int]) -> Image.Image:
     if isinstance(thing, str | os.PathLike):
         return _from_path(os.fspath(thing), least)
     if isinstance(thing, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(thing), f"the picture of {len(thing)} bytes", least)
+        return _decode(io.BytesIO(thing), picture_name(thing), least)
     return open_picture(thing)
+
+
+def picture_name(thing: Any) -> str:
+    """What messages call the picture in `thing`: the quoted name of its file where it has one."""
+    if isinstance(thing, str | os.PathLike):
+        return name_of(os.fsdecode(thing))
+    if isinstance(thing, bytes | bytearray | memoryview):
+        return f"the picture of {len(thing)} bytes"
+    if isinstance(thing, Image.Image):
+        return "the PIL picture"
+    return f"the picture in {type(thing).__name__}"
+
+
+@contextmanager
+def converting(name: str) -> Iterator[None]:
+    """Around what is done with pixels after decoding: a palette, profile or mode that is damaged shows only there.
+
+    Raises: BadMedia naming the picture.
+    """
+    try:
+        yield
+    except PerceptaError:
+        raise
+    except MemoryError:
+        raise BadMedia(f"{name} does not fit into memory.") from None
+    except DECODER_ERRORS as error:
+        reason = one_line(error) or type(error).__name__
+        raise BadMedia(f"{name} is damaged: it cannot be converted ({reason}).") from None
 
 
 def identify(path: str | os.PathLike[str]) -> bool:
@@ -173,6 +203,8 @@ def _decode(file: BinaryIO, name: str, draft: tuple[int, int] | None = None) -> 
         raise _unidentified(head, name) from None
     except BadMedia:
         raise
+    except MemoryError:
+        raise BadMedia(f"{name} does not fit into memory, or is damaged and claims to be that large.") from None
     except DECODER_ERRORS as error:
         raise BadMedia(f"{name} is damaged: {one_line(error) or type(error).__name__}.") from None
 
@@ -201,7 +233,7 @@ def _register_heif(name: str) -> None:
     try:
         import pillow_heif
     except ImportError:
-        raise MissingExtra("pillow-heif", "heic", f"Reading the HEIC picture {name}") from None
+        raise MissingExtra("pillow-heif", "heic", f"Reading {name}, a HEIC picture,") from None
     if "HEIF" not in Image.OPEN:
         pillow_heif.register_heif_opener()
 

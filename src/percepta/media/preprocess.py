@@ -19,7 +19,7 @@ from PIL import Image
 
 from percepta.errors import BadInput, BadMedia, one_of, out_of_range
 from percepta.media.overlapping import open_and_resize
-from percepta.media.pictures import open_draft, open_picture
+from percepta.media.pictures import converting, one_line, open_draft, open_picture, picture_name
 from percepta.media.resizing import resize_bilinear
 
 RESIZES = ("squash", "shorter_side_center_crop", "none")
@@ -70,13 +70,18 @@ class Preprocess:
         Raises:
             BadMedia, BadInput: as `open_picture`; BadInput also for a size below 1.
         """
-        return self.tensor(self.picture(thing, size))
+        picture = self.picture(thing, size)
+        with converting(picture_name(thing)):
+            return self.tensor(picture)
 
     def picture(self, thing: Any, size: Size | None = _UNSET) -> Image.Image:
         """The picture after resize and crop, still in its own mode where that mode can be resized."""
         height, width = self._target(size)
+        name = picture_name(thing)
         if self.resize == "none" or height is None or width is None:
-            return _resizable(open_picture(thing))
+            opened = open_picture(thing)
+            with converting(name):
+                return _resizable(opened)
 
         def size_for(seen: tuple[int, int]) -> tuple[int, int]:
             return (width, height) if self.resize == "squash" else _around(seen, max(height, width))
@@ -84,7 +89,8 @@ class Preprocess:
         resized = None if self.fast else open_and_resize(thing, size_for)
         if resized is None:
             opened = open_draft(thing, (2 * width, 2 * height)) if self.fast else open_picture(thing)
-            resized = resize_bilinear(_resizable(opened), size_for(opened.size))
+            with converting(name):
+                resized = resize_bilinear(_resizable(opened), size_for(opened.size))
         return resized if self.resize == "squash" else _center_crop(resized, height, width)
 
     def tensor(self, picture: Image.Image) -> torch.Tensor:
@@ -158,13 +164,18 @@ def _resizable(picture: Image.Image) -> Image.Image:
 
 
 def from_lab(picture: Image.Image) -> Image.Image:
-    """A Lab picture as RGB; Pillow needs colour management for that."""
+    """A Lab picture as RGB; Pillow needs colour management for that, which not every build of it has.
+
+    Raises: ValueError, as conversions between other modes do.
+    """
     from PIL import ImageCms
 
-    transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-    converted = ImageCms.applyTransform(picture, transform)
-    if converted is None:
-        raise BadMedia("the picture in Lab colours cannot be converted to RGB.")
+    try:
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.applyTransform(picture, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))
+    except (ImportError, ImageCms.PyCMSError) as error:
+        raise ValueError(f"Lab colours: {one_line(error)}") from error
+    assert converted is not None  # as it was not asked to work in place
     return converted
 
 

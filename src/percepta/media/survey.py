@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from percepta.media.videos import VideoReader, as_picture
+from percepta.media.videos import VideoReader, as_picture, converting_frame
 
 SIDE = 16
 _FINE = 4  # samples a side in each cell of a sketch: enough to look past noise and fine texture
@@ -50,13 +50,14 @@ def survey(reader: VideoReader, wanted: Sequence[int]) -> Iterator[Surveyed]:
     before: NDArray[np.float32] | None = None
     border, largest = 0, 0.0
     for number, frame in reader.walk(range(min(targets), max(targets) + 1)):
-        now = sketch(frame)
+        with converting_frame(frame, reader.name):
+            now = sketch(frame)
         change = 0.0 if before is None else float(np.abs(now - before).mean())
         before = now
         if change > largest:
             border, largest = number, change
         if number in targets:
-            yield Surveyed(number, as_picture(frame), border if largest else number)
+            yield Surveyed(number, as_picture(frame, reader.name), border if largest else number)
             largest = 0.0
 
 

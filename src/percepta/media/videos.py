@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from percepta.errors import BadInput, BadMedia, out_of_range
-from percepta.media.pictures import one_line, unreadable
+from percepta.media.pictures import DECODER_ERRORS, one_line, unreadable
 from percepta.media.sniffing import is_video, name_of
 
 _AV_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, RuntimeError, MemoryError)
@@ -72,6 +72,7 @@ class VideoReader:
             by content.
 
     Attributes:
+        name: what messages call it.
         frames: the number of frames that can be read (in a damaged file: that are left).
         damaged: numbers of frames that could not be decoded when they were asked for; the nearest earlier frame (or
             the next one, where there is none) was given in their place.
@@ -84,11 +85,11 @@ class VideoReader:
         if not isinstance(source, str | bytes | os.PathLike):
             raise BadInput(f"a video must be a path or bytes; got {type(source).__name__}.")
         self.source = f"the video of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
-        self._name = self.source if isinstance(source, bytes) else name_of(self.source)
+        self.name = self.source if isinstance(source, bytes) else name_of(self.source)
         self._given = source
-        self._container = _open(source, self._name)
+        self._container = _open(source, self.name)
         try:
-            self._stream = _video_stream(self._container, self._name)
+            self._stream = _video_stream(self._container, self.name)
             self._plan = self._make_plan(_file_size(source))
         except BaseException:
             self._container.close()
@@ -145,7 +146,7 @@ class VideoReader:
         wanted = [self._checked(index) for index in indices]
         found: dict[int, Image.Image] = {}
         for index, frame in self.walk(sorted(set(wanted))):
-            found[index] = as_picture(frame)
+            found[index] = as_picture(frame, self.name)
         return [found[index] for index in wanted]
 
     def iterate(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Image.Image]:
@@ -158,7 +159,7 @@ class VideoReader:
             raise out_of_range("start and step", (start, step), "0 or more, and 1 or more", owner="iterate")
         end = self.frames if stop is None else min(stop if stop >= 0 else self.frames + stop, self.frames)
         for _, frame in self.walk(range(start, end, step)):
-            yield as_picture(frame)
+            yield as_picture(frame, self.name)
 
     def close(self) -> None:
         """Close the file."""
@@ -185,7 +186,7 @@ class VideoReader:
         number = int(index)
         if number != index or not -self.frames <= number < self.frames:
             allowed = f"0 to {self.frames - 1} or {-self.frames} to -1"
-            raise out_of_range("frame", index, allowed, owner=self._name)
+            raise out_of_range("frame", index, allowed, owner=self.name)
         return number % self.frames
 
     @property
@@ -202,7 +203,7 @@ class VideoReader:
     def _make_plan(self, file_size: int | None) -> Plan:
         plan = self._plan_from_index(file_size) or self._plan_from_packets()
         if plan.count == 0:
-            raise BadMedia(f"{self._name} is damaged: no frame of it can be decoded.")
+            raise BadMedia(f"{self.name} is damaged: no frame of it can be decoded.")
         return plan
 
     def _plan_from_index(self, file_size: int | None) -> Plan | None:
@@ -293,7 +294,7 @@ class VideoReader:
                 self.damaged.add(index)
             frame = cursor.at_or_before(target)
             if frame is None:
-                raise BadMedia(f"{self._name} is damaged: no frame of it can be decoded.")
+                raise BadMedia(f"{self.name} is damaged: no frame of it can be decoded.")
             yield index, frame
 
     def _choose_threads(self, wanted: int) -> None:
@@ -326,7 +327,7 @@ class VideoReader:
             yield target, last
             target = next(targets, None)
         if target is not None:
-            raise BadMedia(f"{self._name} is damaged: no frame of it can be decoded.")
+            raise BadMedia(f"{self.name} is damaged: no frame of it can be decoded.")
 
     def _decode_from(self, key: int | None, target: int | None) -> Iterator[Any]:
         """Decoded frames from key frame number `key` on; from an earlier one if the seek went past the target."""
@@ -352,8 +353,8 @@ class VideoReader:
                 self._container.seek(self._stream.start_time or 0, stream=self._stream, backward=True)
                 return
         self._container.close()
-        self._container = _open(self._given, self._name)
-        self._stream = _video_stream(self._container, self._name)
+        self._container = _open(self._given, self.name)
+        self._stream = _video_stream(self._container, self.name)
 
     def _decode(self) -> Iterator[Any]:
         """Frames from where the container stands; damaged packets are passed over."""
@@ -457,11 +458,21 @@ def _video_stream(container: Any, name: str) -> Any:
     return stream
 
 
-def as_picture(frame: Any) -> Image.Image:
+def as_picture(frame: Any, name: str) -> Image.Image:
     """A decoded frame as an upright RGB picture. Raises BadMedia for pixels of a kind that cannot be converted."""
-    try:
+    with converting_frame(frame, name):
         picture: Image.Image = frame.to_image()
-    except (*_AV_ERRORS, ValueError) as error:
-        raise BadMedia(f"the video's frames ({frame.format.name}) cannot be turned into pictures.") from error
     turn = _TURNS.get(round(frame.rotation / 90) * 90 % 360)
     return picture if turn is None else picture.transpose(turn)
+
+
+@contextlib.contextmanager
+def converting_frame(frame: Any, name: str) -> Iterator[None]:
+    """Around a conversion of PyAV's frame. Raises BadMedia naming the video, whatever FFmpeg raises."""
+    try:
+        yield
+    except MemoryError:
+        raise BadMedia(f"{name} does not fit into memory.") from None
+    except (*_AV_ERRORS, *DECODER_ERRORS) as error:
+        reason = one_line(getattr(error, "strerror", None) or error) or type(error).__name__
+        raise BadMedia(f"{name} holds frames ({frame.format.name}) that cannot be converted: {reason}.") from None

@@ -161,7 +161,7 @@ def _open_clip_metadata(purpose: str) -> Any:
     """Templates and class names as open_clip ships them (that one module alone is loaded)."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
-        raise MissingExtra("open_clip_torch", "train", purpose)
+        raise MissingExtra("open_clip_torch", "", purpose)
     file = Path(package.origin).with_name("zero_shot_metadata.py")
     spec = importlib.util.spec_from_file_location("percepta._open_clip_templates", file)
     assert spec is not None

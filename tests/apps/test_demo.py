@@ -18,6 +18,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "CLIPS", 3)
     monkeypatch.setattr(demo, "FRAMES", 6)
     monkeypatch.setattr(demo, "SIDE", 64)
+    monkeypatch.setattr(demo, "ABSENT", 2)
 
 
 @pytest.mark.usefixtures("small")
@@ -30,12 +31,13 @@ def test_the_demo_ends_with_the_path_of_a_whole_report(percepta: Any, tmp_path: 
     assert "pass --model pe-core-l14-336" in done.out
     reader = read(tmp_path / "demo" / "report.html")
     text = words(reader)
-    for said in ("Search by words", "Search by picture", "scenes labelled right", "What the layers see", "The model"):
+    sections = ("Search by words", "Nothing here", "A moment of a film", "Search by picture", "scenes labelled right")
+    for said in (*sections, "What the layers see", "The model"):
         assert said in text
     assert "is a toy" in text
-    photographs = len(list((tmp_path / "demo" / "photographs").iterdir()))
+    photographs = len(list((tmp_path / "demo" / "media" / "photographs").iterdir()))
     assert photographs == (6 if importlib.util.find_spec("skimage") else 0)
-    assert f"5 generated pictures, 3 clips and {photographs} photographs" in text
+    assert f"5 generated pictures, 3 clips, a film and {photographs} photographs" in text
     assert len(reader.pictures) > 40
     again = percepta("demo", "-o", tmp_path / "demo")
     assert again.code == 2

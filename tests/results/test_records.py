@@ -77,7 +77,7 @@ def test_how_sure_hits_are() -> None:
     assert replace(found, possible_count=0).answer == "2 likely, nothing else"
     assert replace(found, likely_count=0).answer == "nothing likely, 1 possible"
     assert replace(found, likely_count=0, possible_count=0).answer == "nothing above chance"
-    assert sure.moment == "00:41-00:47"
+    assert sure.moment == "00:41-00:48"
     assert Hit("long.mp4", 0.5, None, 3600.0, 3725.0).moment == "1:00:00-1:02:05"
     assert found[1].moment is None
 

@@ -1,4 +1,4 @@
-"""The demonstration: pictures and clips are made, labelled, searched, looked into, and shown on one page.
+"""The demonstration: pictures and videos are made, indexed, searched, labelled, looked into, and shown on one page.
 
 Order of this file: the run, the media, one function a section of the page.
 Unusual: all scenes come from seeds that no training uses, none is picked by hand, and what is wrong stays on the page.
@@ -10,14 +10,15 @@ import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from percepta.apps.cli.common import Settings, progress, say
 from percepta.apps.report import Page
 from percepta.apps.report.page import (
     chips,
+    found_figure,
     grid,
     hit_figure,
     hits_row,
@@ -29,17 +30,21 @@ from percepta.apps.report.page import (
     toy_notice,
 )
 from percepta.apps.report.pages import LAYER_TEXT
-from percepta.apps.report.pictures import layer_picture, small
+from percepta.apps.report.pictures import layer_picture, moment_pictures, small
 from percepta.datasets import scenes
 from percepta.errors import BadInput
 from percepta.media import Source, collect, open_picture, thumbnail, write_video
-from percepta.results import Failure
+from percepta.results import Hit
+from percepta.results.hits import clock
 from percepta.tasks.classify import classify
 from percepta.tasks.encoder import Encoder
 from percepta.tasks.features import features
-from percepta.tasks.search import PictureIndex, index, search
+from percepta.tasks.indexing import Index, index
+from percepta.tasks.search import search
 
 SIDE, SCENES, CLIPS, FRAMES, RATE = 256, 24, 8, 24, 12
+ABSENT, SHOTS = 6, 4  # captions of scenes that are not there; clips that are joined into one film
+FILM = "film.mp4"
 PHOTOGRAPHS = {
     "chelsea.png": "cat",
     "motorcycle_left.png": "motorcycle",
@@ -53,16 +58,21 @@ THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The media of the demonstration: by file name, the things in each scene, and captions of scenes and clips."""
+    """The media of the demonstration: by file name, the things in each scene, and captions of scenes and clips.
+
+    `shots` are the captions of the parts of the film, in order, `absent` captions of scenes that were not made.
+    """
 
     folder: Path
     things: dict[str, tuple[str, ...]]
     captions: dict[str, str]
+    shots: tuple[str, ...]
+    absent: tuple[str, ...]
     photographs: tuple[Path, ...]
 
     def path(self, name: str) -> Path:
         """The file of a scene or a clip."""
-        return self.folder / ("clips" if name.endswith(".mp4") else "scenes") / name
+        return self.folder / "media" / ("clips" if name.endswith(".mp4") else "scenes") / name
 
 
 def run(folder: Path, settings: Settings, overwrite: bool = False) -> str:
@@ -75,29 +85,32 @@ def run(folder: Path, settings: Settings, overwrite: bool = False) -> str:
         raise BadInput(f"{str(report)!r} exists; pass --overwrite to make it again, or -o DIR.")
     encoder = Encoder(settings.load())
     encoder.need_words("the demo")
-    say(f"1/5 making {SCENES} pictures and {CLIPS} clips in {folder}")
+    say(f"1/6 making {SCENES} pictures, {CLIPS} clips and a film in {folder}")
     made = make_media(folder)
     page = Page("Can pictures be found and labelled by words alone?", "", toy_notice(encoder.name))
-    say("2/5 searching by words")
-    found = index(_sources(made), encoder, progress=progress("index"))
+    say("2/6 indexing")
+    found = index(made.folder / "media", folder / "media.index", encoder, overwrite=True, progress=progress("index"))
+    say("3/6 searching by words, also for what is not there and for a moment")
     first = _search_words(page, found, made)
-    say("3/5 searching by picture")
+    empty = _search_absent(page, found, made)
+    overlap = _search_moment(page, found, made)
+    say("4/6 searching by picture")
     _search_pictures(page, found, made)
-    say("4/5 labelling")
+    say("5/6 labelling")
     right = _label_scenes(page, encoder, made)
     _label_photographs(page, encoder, made)
-    say("5/5 looking into the layers")
+    say("6/6 looking into the layers")
     _show_layers(page, encoder, made)
     page.failures(list(found.failures))
     page.model(encoder.name)
     total = len(made.captions)
     page.lead = (
-        f"Asked of {plural(SCENES, 'generated picture')}, {plural(CLIPS, 'clip')} and "
-        f"{plural(len(made.photographs), 'photograph')}: "
-        f"which picture fits these words, what is like this picture, and "
-        f"which label fits. Found: for {first} of {total} captions the first hit is the picture or clip it was written "
-        f"for, and {right} of {SCENES} scenes got a right label out of 64. All were made from seeds that no "
-        "training uses."
+        f"Asked of {plural(SCENES, 'generated picture')}, {plural(CLIPS, 'clip')}, a film and "
+        f"{plural(len(made.photographs), 'photograph')}: which picture fits these words, what is like this picture, "
+        f"and which label fits. For {first} of {total} captions the first hit is the picture or clip it was written "
+        f"for. Of {len(made.absent)} captions of what is not there, {empty} got no likely hit. The moment of the film "
+        f"was found with an overlap of {100 * overlap:.0f} %, and {right} of {SCENES} scenes got a right label out of "
+        "64. All were made from seeds that no training uses."
     )
     path = page.write(report).resolve()
     toy = toy_notice(encoder.name)
@@ -109,24 +122,32 @@ def make_media(folder: Path) -> Made:
     config = scenes.SceneConfig(SIDE)
     things: dict[str, tuple[str, ...]] = {}
     captions: dict[str, str] = {}
-    for part in ("scenes", "clips", "photographs", "queries"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    media = folder / "media"
+    for part in (media / "scenes", media / "clips", media / "photographs", folder / "queries"):
+        part.mkdir(parents=True, exist_ok=True)
     with progress("make") as bar:
         bar.start(SCENES + CLIPS)
-        for number, seed in enumerate(scenes.distinct_scenes(count=SCENES, config=config).tolist(), start=1):
+        seeds = scenes.distinct_scenes(count=SCENES + ABSENT, config=config).tolist()
+        for number, seed in enumerate(seeds[:SCENES], start=1):
             scene = scenes.make_scene(seed, config)
             name = f"scene-{number:02d}.png"
-            Image.fromarray(scene.picture).save(folder / "scenes" / name)
+            Image.fromarray(scene.picture).save(media / "scenes" / name)
             things[name] = tuple(f"{thing.colour} {thing.shape}" for thing in scene.objects)
             captions[name] = scene.caption
             bar.advance()
-        for number, seed in enumerate(scenes.distinct_clips(count=CLIPS, config=config).tolist(), start=1):
-            clip = scenes.make_clip(seed, config, FRAMES)
+        absent = tuple(scenes.make_scene(seed, config).caption for seed in seeds[SCENES:])
+        clips = [
+            scenes.make_clip(seed, config, FRAMES)
+            for seed in scenes.distinct_clips(count=CLIPS + SHOTS, config=config).tolist()
+        ]
+        for number, clip in enumerate(clips[:CLIPS], start=1):
             name = f"clip-{number:02d}.mp4"
-            write_video(folder / "clips" / name, clip.frames, RATE)
+            write_video(media / "clips" / name, clip.frames, RATE)
             captions[name] = clip.content_caption
             bar.advance()
-    return Made(folder, things, captions, _copy_photographs(folder / "photographs"))
+        write_video(media / "clips" / FILM, np.concatenate([clip.frames for clip in clips[CLIPS:]]), RATE)
+    shots = tuple(clip.content_caption for clip in clips[CLIPS:])
+    return Made(folder, things, captions, shots, absent, _copy_photographs(media / "photographs"))
 
 
 def _copy_photographs(folder: Path) -> tuple[Path, ...]:
@@ -140,20 +161,12 @@ def _copy_photographs(folder: Path) -> tuple[Path, ...]:
     return tuple(Path(shutil.copyfile(file, folder / file.name)) for file in found)
 
 
-def _sources(made: Made) -> list[Any]:
-    return list(collect([made.folder / "scenes", made.folder / "clips", made.folder / "photographs"][: _parts(made)]))
-
-
-def _parts(made: Made) -> int:
-    return 3 if made.photographs else 2
-
-
 def _label_scenes(page: Page, encoder: Encoder, made: Made) -> int:
     """Scenes among all 64 pairs of colour and shape; returns how many are right."""
     names = scenes.scene_classes()
     cards, right = [], 0
     chance = sum(len(made.things[name]) for name in made.things) / len(made.things) / len(names)
-    stream = classify(made.folder / "scenes", names, encoder.model).watched(progress("classify"))
+    stream = classify(made.folder / "media" / "scenes", names, encoder.model).watched(progress("classify"))
     for labels in stream:
         things = made.things[Path(labels.source).name]
         good = labels.top[0] in things
@@ -198,42 +211,85 @@ def _label_photographs(page: Page, encoder: Encoder, made: Made) -> None:
     )
 
 
-def _search_words(page: Page, found: PictureIndex, made: Made) -> int:
+def _search_words(page: Page, found: Index, made: Made) -> int:
     """Captions as queries over everything; returns for how many the first hit is right."""
-    places = _places(made)
     first, rows = 0, []
     shown = ("scene-01.png", "scene-02.png", "scene-03.png", "clip-01.mp4", "clip-02.mp4")
     for name, caption in made.captions.items():
-        hits = search(found, caption, 6)
+        hits = search(found, caption, limit=6)
         good = Path(hits[0].source).name == name
         first += good
         if name not in shown:
             continue
-        figures = []
-        for hit in hits:
-            picture, badge = small(places[hit.source])
-            mark = "these words were written for it" if Path(hit.source).name == name else ""
-            figures.append(hit_figure(picture, hit.source, hit.score, badge, mark))
-        rows.append(hits_row(f"“{caption}”", figures, f"words looked for, in {len(found)} pictures and clips"))
+        right = "these words were written for it"
+        rows.append(
+            hits_row(f"“{caption}”", [_figure(hit, name, right) for hit in hits], f"words looked for: {hits.answer}")
+        )
     page.section(
         f"Search by words: {first} of {len(made.captions)} right at first",
-        f"Every caption was looked for among all {len(found)} pictures and clips; the first of them, for "
-        "three scenes and two clips, are shown. Best hits are on the left. The number is a cosine: it orders the "
-        "hits of one query and is no probability. A green ring marks the picture the words were written for.",
+        f"Every caption was looked for among all {len(found)} pictures and moments; the first of them, for three "
+        f"scenes and two clips, are shown. Best hits are on the left. {_number(found)} A green ring marks the picture "
+        "the words were written for.",
         *rows,
     )
     return first
 
 
-def _search_pictures(page: Page, found: PictureIndex, made: Made) -> None:
-    places = _places(made)
+def _search_absent(page: Page, found: Index, made: Made) -> int:
+    """Captions of scenes that were not made; returns for how many nothing is called likely."""
+    answers = [search(found, caption, limit=3) for caption in made.absent]
+    empty = sum(not hits.likely_count for hits in answers)
+    rows = [
+        hits_row(f"“{hits.query}”", [_figure(hit) for hit in hits], f"words looked for: {hits.answer}")
+        for hits in answers[:2]
+    ]
+    page.section(
+        f"Nothing here: said of {empty} of {len(answers)}",
+        "Captions of scenes that are not among the pictures. A search that only ranks would show its best hits as if "
+        f"they were answers; here they are with what they are worth, for the first two. {_number(found)}",
+        *rows,
+    )
+    return empty
+
+
+def _search_moment(page: Page, found: Index, made: Made) -> float:
+    """One shot of the film by its caption; returns how well the interval overlaps."""
+    shot, seconds = SHOTS // 2, FRAMES / RATE
+    start, end = shot * seconds, (shot + 1) * seconds
+    hits = search(found, made.shots[shot], limit=4)
+    best = next((hit for hit in hits if Path(hit.source).name == FILM and hit.start is not None), None)
+    overlap = 0.0
+    if best is not None and best.start is not None and best.end is not None:
+        shared = min(best.end, end) - max(best.start, start)
+        overlap = max(0.0, shared) / (max(best.end, end) - min(best.start, start))
+    page.section(
+        f"A moment of a film: found with {100 * overlap:.0f} % overlap",
+        f"Each video is cut where its picture changes. {FILM} has {SHOTS} shots; the words are true of the one from "
+        f"{clock(start)} to {clock(end)}.",
+        hits_row(f"“{made.shots[shot]}”", [_figure(hit) for hit in hits], f"words looked for: {hits.answer}"),
+    )
+    return overlap
+
+
+def _figure(hit: Hit, right: str = "", mark: str = "") -> str:
+    """A hit with its picture; `mark` where its file is the right one."""
+    told = mark if Path(hit.source).name == right else ""
+    if hit.start is None or hit.end is None:
+        return found_figure(small(Path(hit.source))[0], hit, mark=told)
+    middle, strip = moment_pictures(Path(hit.source), hit.start, hit.end)
+    return found_figure(middle, hit, strip, f"▶ {hit.end - hit.start:.1f} s", told)
+
+
+def _number(found: Index) -> str:
+    if search(found, "anything", limit=1).likely_count is None:
+        return "The number is a cosine: it orders the hits of one query and is no probability."
+    return "The number is the probability that the hit shows what was asked for."
+
+
+def _search_pictures(page: Page, found: Index, made: Made) -> None:
     rows = []
     for query, origin, words in _queries(made):
-        figures = []
-        for hit in search(found, query, 5):
-            picture, badge = small(places[hit.source])
-            mark = "where the query came from" if Path(hit.source).name == origin else ""
-            figures.append(hit_figure(picture, hit.source, hit.score, badge, mark))
+        figures = [_figure(hit, origin, "where the query came from") for hit in search(found, query, limit=5)]
         rows.append(hits_row(words, figures, "picture looked for", hit_figure(thumbnail(query), "the query")))
     page.section(
         "Search by picture",
@@ -277,7 +333,3 @@ def _show_layers(page: Page, encoder: Encoder, made: Made) -> None:
         figures.append(layer_figure(layer_picture(result, source), f"layer {result.layer} of 0 to {depth - 1}", True))
     parts = [layers_row(Path(name).name, figures) for name, figures in rows.items()]
     page.section("What the layers see", LAYER_TEXT, *parts)
-
-
-def _places(made: Made) -> dict[str, Source]:
-    return {source.name: source for source in _sources(made) if not isinstance(source, Failure)}

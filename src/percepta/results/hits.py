@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -32,10 +33,10 @@ class Hit:
 
     @property
     def moment(self) -> str | None:
-        """The interval as people write it, such as 00:41-00:47; hours where there are any."""
+        """The interval as people write it, such as 00:41-00:47: the whole seconds around it."""
         if self.start is None or self.end is None:
             return None
-        return f"{clock(self.start)}-{clock(self.end)}"
+        return f"{clock(self.start)}-{clock(math.ceil(self.end - 0.01))}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: source, score, probability, start, end."""

@@ -81,10 +81,10 @@ class Filters:
 def search(  # noqa: PLR0913 (the front door)
     where: Any,
     query: Any = None,
+    limit: int = 20,
     *,
     picture: Any = None,
     without: str | Sequence[str] = (),
-    limit: int = 20,
     since: str | date | None = None,
     until: str | date | None = None,
     folder: str | Path | None = None,
@@ -102,9 +102,9 @@ def search(  # noqa: PLR0913 (the front door)
         where: an index, the file of one, a folder that has one (`.percepta.index`), or inputs that are indexed now.
         query: words; a text that is the name of a file means that picture or video, as does whatever `open_picture`
             takes.
+        limit: at most so many hits; what is likely and possible is counted over all.
         picture: a picture or video, beside words in `query`: what is like both.
         without: words for what is not wanted, one text or several.
-        limit: at most so many hits; what is likely and possible is counted over all.
         since, until, folder, kind: see `Filters`.
         model, weights, device, dtype, batch_size, on_error: as for `index`; an index brings its own model.
 

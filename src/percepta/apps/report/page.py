@@ -122,14 +122,18 @@ def hit_figure(picture: Image.Image, caption: str, score: float | None = None, b
     )
 
 
-def found_figure(picture: Image.Image, hit: Hit, strip: Image.Image | None = None, badge: str = "") -> str:
+def found_figure(
+    picture: Image.Image, hit: Hit, strip: Image.Image | None = None, badge: str = "", mark: str = ""
+) -> str:
     """One hit of a search: picture, probability or score, name, and of a moment its interval and a row of frames.
 
-    The slider of the page hides it by its `data-sure`.
+    A `mark` rings it as right. The slider of the page hides it by its `data-sure`.
     """
     sure = hit.score if hit.probability is None else hit.probability
     shown = f"{hit.score:.2f}" if hit.probability is None else _per_cent(hit.probability)
     likely = "hit likely" if hit.probability is not None and hit.probability >= LIKELY else "hit"
+    kind = "hit right" if mark else likely
+    tick = f'<div class="mark">✓ {escape(mark)}</div>' if mark else ""
     row = (
         ""
         if strip is None
@@ -137,8 +141,8 @@ def found_figure(picture: Image.Image, hit: Hit, strip: Image.Image | None = Non
     )
     place = f'<div class="moment">{escape(hit.moment)}</div>' if hit.moment else ""
     return (
-        f'<figure class="{likely}" data-sure="{sure:.4f}">{image(picture, hit.source, badge)}{row}'
-        f'<figcaption><span class="score">{shown}</span> {escape(short(hit.source))}{place}</figcaption></figure>'
+        f'<figure class="{kind}" data-sure="{sure:.4f}">{image(picture, hit.source, badge)}{row}'
+        f'<figcaption><span class="score">{shown}</span> {escape(short(hit.source))}{place}{tick}</figcaption></figure>'
     )
 
 

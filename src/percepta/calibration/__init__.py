@@ -6,9 +6,9 @@ Order of reading: formula, neutral, prior, fitting. `python -m percepta.calibrat
 from __future__ import annotations
 
 from percepta.calibration.fitting import fit_background, fit_prior
+from percepta.calibration.formula import probabilities
 from percepta.calibration.neutral import neutral_texts, summarise
 from percepta.calibration.prior import Background, Prior, load_prior
-from percepta.calibration.formula import probabilities
 
 __all__ = [
     "Background",

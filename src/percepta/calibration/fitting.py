@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from percepta.calibration.formula import inputs, shrunk
 from percepta.calibration.neutral import neutral_texts, summarise
 from percepta.calibration.prior import INPUTS, Background, Prior
-from percepta.calibration.formula import inputs, shrunk
 from percepta.errors import BadInput, out_of_range
 from percepta.evaluation.folders import Case, Mix, World, draw_cases
 from percepta.evaluation.zero_shot import unit

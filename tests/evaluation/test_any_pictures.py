@@ -252,7 +252,7 @@ def test_dividing_and_thinning_keep_the_shares() -> None:
     assert thinned(data, 500) is data
     numbers = [source.data for source in thinned(data, 30).pictures if isinstance(source, Source)]
     assert [data.labels[number] for number in numbers] == thinned(data, 30).labels.tolist()
-    with pytest.raises(BadInput, match="train count must be 1 or more"):
+    with pytest.raises(BadInput, match="train count must be a whole number of 1 or more"):
         thinned(data, 0)
     with pytest.raises(BadInput, match="too few pictures of each class to be divided"):
         divided(labelled([0, 1], ["cat", "dog"]))

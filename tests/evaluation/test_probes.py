@@ -146,6 +146,7 @@ def test_bad_input(blobs) -> None:
         (lambda: ridge_probe(train, labels * 0, test, GRID), "at least two classes"),
         (lambda: ridge_probe(train, labels, test, []), "at least one strength"),
         (lambda: linear_probe(train, labels, test, [0.0]), "at least one strength above 0"),
+        (lambda: linear_probe(train, labels, test, ["weak"]), "at least one strength above 0"),
         (lambda: ridge_probe(train, labels, test, GRID, "press"), "criterion must be one of"),
         (lambda: split_by_class(labels, 1.5), "share"),
     ):

@@ -67,6 +67,23 @@ def test_settings_are_replaced_where_they_are_known() -> None:
     assert scenes.hash == scenes_retrieval_protocol(50).hash
     with pytest.raises(BadInput, match=r"setting of scenes-retrieval must be one of .*did you mean 'count'"):
         protocols_of("scenes-retrieval", {"counts": 50})
+    with pytest.raises(BadInput, match="setting of knn must be one of"):
+        protocols_of("knn", {"votes": "one each"})  # says what is done, and is no choice
+
+
+def test_settings_are_of_their_kind() -> None:
+    (knn,) = protocols_of("knn", {"layers": "last", "k": 5, "temperature": 1, "pooling": "class"})
+    assert [knn.settings[name] for name in ("layers", "k", "temperature", "pooling")] == [("last",), 5, 1, "class"]
+    for name, value, kind in (
+        ("k", "five", "a whole number, such as 20"),
+        ("k", True, "a whole number"),
+        ("temperature", "warm", "a number, such as 0.07"),
+        ("norm", 1, "true or false"),
+        ("pooling", 3, "a word"),
+        ("layers", {"last": 1}, "a list"),
+    ):
+        with pytest.raises(BadInput, match=f"{name} of knn must be {kind}"):
+            protocols_of("knn", {name: value})
 
 
 def test_callables_are_the_models_own(model) -> None:

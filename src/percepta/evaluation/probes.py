@@ -194,10 +194,9 @@ def _unit(x: Features) -> Features:
 
 
 def _grid(grid: Sequence[float]) -> list[float]:
-    strengths = sorted({float(strength) for strength in grid})
-    if not strengths or not all(0 < strength < np.inf for strength in strengths):
+    if not len(grid) or not all(isinstance(one, int | float) and 0 < one < np.inf for one in grid):
         raise out_of_range("grid", list(grid), "at least one strength above 0", "a probe")
-    return strengths
+    return sorted({float(strength) for strength in grid})
 
 
 def _checked(train: Any, labels: Any, test: Any) -> tuple[Features, Classes, Features]:

@@ -153,8 +153,8 @@ def thinned(data: LabelledSet, count: int) -> LabelledSet:
 
     Raises: BadInput for a count below 1.
     """
-    if count < 1:
-        raise BadInput(f"train count must be 1 or more, or None for all; got {count!r}.")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise BadInput(f"train count must be a whole number of 1 or more, or None for all; got {count!r}.")
     if count >= len(data):
         return data
     return data.subset(split_by_class(data.labels, 1 - count / len(data))[0])

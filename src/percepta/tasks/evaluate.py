@@ -26,6 +26,16 @@ from percepta.tasks.prompts import class_names, templates_of
 
 RESOLVED: dict[str, Callable[[Any], Any]] = {"templates": templates_of, "classes": class_names}
 """Settings that may be given by a name, and what they become before the protocol is hashed."""
+CHOICES = frozenset({"pooling", "criterion", "resize", "sampling", "split", "resolution"})
+"""Settings in words that may be replaced; the others in words only say what is done."""
+KINDS: tuple[tuple[Any, str], ...] = (
+    (bool, "true or false"),
+    (int, "a whole number"),
+    ((float, int), "a number"),
+    (str, "a word"),
+    ((list, tuple), "a list"),
+    (Mapping, "settings by name"),
+)
 
 
 def evaluate(
@@ -105,8 +115,13 @@ def protocols_of(
             continue
         for single in GROUPS.get(name, (name,)):
             made = PROTOCOLS[single].make()
-            known |= set(made.settings)
-            replaced = {key: value for key, value in wanted.items() if key in made.settings}
+            open_ones = {key for key, value in made.settings.items() if not isinstance(value, str) or key in CHOICES}
+            known |= open_ones
+            replaced = {
+                key: _fitting(f"{key} of {single}", made.settings[key], value)
+                for key, value in wanted.items()
+                if key in open_ones
+            }
             made = replace(made, settings={**made.settings, **replaced})
             found.setdefault(made.hash, made)
     if not found:
@@ -115,6 +130,21 @@ def protocols_of(
         if key not in known:
             raise one_of("setting", key, sorted(known), owner=", ".join(one.name for one in found.values()))
     return tuple(found.values())
+
+
+def _fitting(what: str, usual: Any, given: Any) -> Any:
+    """A setting of the kind that it usually is, a single value as a list where lists are usual.
+
+    Raises: BadInput for another kind.
+    """
+    if isinstance(usual, list | tuple) and isinstance(given, str | int | float):
+        return (given,)
+    for kinds, words in KINDS:
+        if isinstance(usual, kinds):
+            if not isinstance(given, kinds) or isinstance(given, bool) != isinstance(usual, bool):
+                raise BadInput(f"{what} must be {words}, such as {usual!r}; got {given!r}.")
+            break
+    return given
 
 
 def _places(data: str | Path | Mapping[str, str | Path] | None) -> Data:

@@ -65,7 +65,7 @@ def _curve(result: Any) -> Image.Image:
             name = str(layer).removeprefix("layer ")
             draw.text((LEFT + number * step, TOP + height + 8), name, GREY, _font(14), anchor="ma")
     draw.text((WIDTH / 2, TOP + height + 28), "layer", GREY, _font(14), anchor="ma")
-    for line, (name, entries) in enumerate(measures.items()):
+    for line, (name, entries) in reversed(list(enumerate(measures.items()))):  # the first lies on top
         colour = LINES[line % len(LINES)]
         draw.line([place(layer, value) for layer, (value, _, _) in enumerate(entries)], colour, 3)
         for layer, (value, low, above) in enumerate(entries):
@@ -125,9 +125,8 @@ def _panel(result: Any, height: int, what: str) -> tuple[Image.Image, ImageDraw.
     picture = Image.new("RGB", (WIDTH, height), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((24, 16), f"{result.protocol.name} of {result.model.get('name', '')}", INK, _font(22))
-    best = next((measure for measure in result.measures if measure.headline), None)
-    figure = "" if best is None or best.unit else f"; {best.name} {100 * best.value:.1f}, n = {best.count:,}"
-    draw.text((24, 50), f"{what}{figure}", GREY, _font(15))
+    count = f"; n = {result.measures[0].count:,}" if result.measures else ""
+    draw.text((24, 50), f"{what}{count}", GREY, _font(15))
     return picture, draw
 
 

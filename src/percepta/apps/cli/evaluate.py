@@ -75,8 +75,9 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
     debug: Debug = False,
 ) -> None:
     """Score a model by protocols: each figure with its interval, its baselines and the hash of its protocol."""
-    from percepta.tasks.evaluate import GROUPS, PROTOCOLS, protocols_of
     from percepta.tasks.evaluate import evaluate as run
+    from percepta.tasks.evaluate import protocols_of
+    from percepta.tasks.evaluating.table import GROUPS, PROTOCOLS
 
     if not protocols:
         print(listing())
@@ -105,7 +106,7 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
 
 def listing() -> str:
     """Every protocol with one line, and the data that it needs."""
-    from percepta.tasks.evaluate import GROUPS, PROTOCOLS
+    from percepta.tasks.evaluating.table import GROUPS, PROTOCOLS
 
     lines = ["Protocols of percepta evaluate:"]
     for name, evaluator in PROTOCOLS.items():

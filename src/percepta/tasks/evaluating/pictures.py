@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from percepta.datasets.picture_sets import Pictures
-from percepta.errors import BadInput, one_of
+from percepta.errors import BadInput, BadMedia, one_of
 from percepta.evaluation import Encoded, EncodePictures
 from percepta.media import Source, open_picture
 from percepta.results import Failure
@@ -155,13 +155,19 @@ def _encoded(
             rows[source.name if isinstance(source, Source) else source.source] = row
             yield source
 
+    def prepared(source: Source) -> Tensor:
+        try:
+            return prepare(source)
+        except BadMedia as error:  # what lies in a table or a tar file has no name of its own
+            raise error if source.path is not None else BadMedia(f"{source.name}: {error}") from None
+
     def named(views: Tensor, sources: list[Source]) -> list[tuple[str, dict[str, Tensor]]]:
         vectors = compute(views)
         return [
             (source.name, {name: values[row] for name, values in vectors.items()}) for row, source in enumerate(sources)
         ]
 
-    stream = run_over(numbered(), prepare, named, batches.size, on_error=batches.on_error)
+    stream = run_over(numbered(), prepared, named, batches.size, on_error=batches.on_error)
     stream.total = len(pictures)
     found: dict[str, list[Tensor]] = {}
     kept: list[int] = []

@@ -151,6 +151,6 @@ def test_a_wish_that_cannot_be_met_is_told_before_any_work(model, tmp_path: Path
     with pytest.raises(BadInput, match="batch_size of evaluate must be 1 or more"):
         evaluate("scenes-retrieval", model, batch_size=0)
     with pytest.raises(BadInput, match="has no text tower"):
-        evaluate("scenes-retrieval", model.vision)
+        evaluate("scenes-retrieval", percepta.build("pe-spatial-t16-512", depth=1))
     with pytest.raises(BadMedia, match="there is no file"):
         next(evaluate("cifar10-zero-shot", model, data=tmp_path / "none.parquet"))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from percepta.apps.cli import common
-from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Inputs, Json, Limit, Model, Overwrite, Weights
-from percepta.errors import BadInput
+from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Inputs, Json, Limit, Overwrite, Weights
 
-HIDDEN = ".percepta.index"
-"""The index of a folder lies in it under this name, unless --to names another place."""
 EXAMPLES = """\b
 Examples:
   percepta index ~/Pictures
@@ -31,13 +29,20 @@ def register(app: typer.Typer) -> None:
 def index(  # noqa: PLR0913 (the options of a command)
     inputs: Inputs,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="INDEX", help=f"The file; FOLDER/{HIDDEN} for a single folder.")
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="INDEX",
+            help="The file; by default FOLDER/.percepta.index, of several folders one for your account.",
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option("--exclude", metavar="PATTERN", help="Pass over such names or paths; repeatable."),
     ] = None,
-    model: Model = common.NANO,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="A name or file; by default that of the index.")
+    ] = None,
     weights: Weights = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -52,20 +57,22 @@ def index(  # noqa: PLR0913 (the options of a command)
 
     Only what is new or has changed is looked at; what moved keeps its place, what is gone is removed. It may be
     interrupted at any time. Hidden files, @eaDir, node_modules and the like are passed over."""
-    from percepta.tasks.encoder import check_device
+    from percepta.running.loading import as_device
     from percepta.tasks.indexing import index as run
+    from percepta.tasks.indexing.places import default_place
 
-    place = _place(inputs, to)
+    place = default_place(inputs) if to is None else to.expanduser()
     reports: list[Any] = []
     found = run(
-        inputs if limit is None else common.gather(inputs, limit),
+        inputs[0] if len(inputs) == 1 else inputs,
         place,
         model,
         weights,
-        check_device(device),
+        as_device(device),
         dtype,
         batch_size,
         exclude=exclude or (),
+        limit=limit,
         overwrite=overwrite,
         progress=common.progress("index"),
         told=lambda news: reports.append(news) if hasattr(news, "added") else _say_estimate(news),
@@ -90,23 +97,12 @@ def index(  # noqa: PLR0913 (the options of a command)
     common.finish(list(report.failures))
 
 
-def _place(inputs: list[str], to: Path | None) -> Path:
-    if to is not None:
-        return to.expanduser()
-    folder = Path(inputs[0]).expanduser()
-    if len(inputs) > 1 or not folder.is_dir():
-        raise BadInput(
-            "name the index with --to FILE; only that of a single folder has a place by itself, in the folder."
-        )
-    return folder / HIDDEN
-
-
 def _say_estimate(news: Any) -> None:
     if not news.pictures and not news.videos:
         return
     work = [common.counted(news.pictures, "picture")] if news.pictures else []
     if news.videos:
-        work.append(f"{common.counted(news.videos, 'video')} ({news.video_seconds / 60:.0f} min)")
+        work.append(f"{common.counted(news.videos, 'video')} ({common.lasting(news.video_seconds)})")
     time = "" if news.seconds is None else f"; about {common.lasting(news.seconds)} and {common.sized(news.bytes)}"
     common.say(f"to index: {' and '.join(work)}{time}.")
 
@@ -125,5 +121,5 @@ def _say_report(found: Any, report: Any, size: int) -> None:
     ]
     print(f"{', '.join(changed) or 'nothing to do'}; {common.lasting(report.seconds)}.")
     contents = common.counted(len(found), "picture and moment", "pictures and moments")
-    print(f"{found.path}: {contents}, {common.sized(size)}.")
-    print(f'next: percepta search {found.path} "what you look for"')
+    print(f"{common.shown(str(found.path))}: {contents}, {common.sized(size)}.")
+    print(f'next: percepta search {shlex.quote(common.shown(str(found.path)))} "what you look for"')

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from percepta import catalog
+from percepta.calibration import neutral_texts
 from percepta.errors import BadInput, BadMedia, PerceptaError, UnknownModel, one_of, out_of_range
 from percepta.media import Source, VideoReader, collect
 from percepta.media.pictures import DECODER_ERRORS
@@ -352,22 +353,18 @@ def _ready(found: Index | None, place: Path | None, overwrite: bool, maker: Make
             schema.delete(place)
         return Index.create(place, root, maker)
     found.maker.check_same(maker, place)
+    weights = maker.weights or found.maker.weights
     if found.root.is_dir():
-        found.settle(common_folder([found.root.absolute(), root.absolute()]), maker.weights)
+        found.settle(common_folder([found.root.absolute(), root.absolute()]), weights)
     elif any((root / name).exists() for name in itertools.islice(found.files(), 100)):
         found.root = root  # the folder has moved: its first files are there
-        found.settle(root, maker.weights)
+        found.settle(root, weights)
     return found
 
 
 def _keep_bank(found: Index, encoder: Encoder) -> None:
     """The vectors of the neutral texts, which probabilities are measured against."""
-    try:
-        from percepta.calibration import neutral_texts
-    except ImportError:
-        return
-
-    if encoder.has_words and found.bank_texts != (texts := tuple(neutral_texts())):
+    if encoder.has_words and found.bank_texts != (texts := neutral_texts()):
         found.keep_bank(texts, encoder.words(texts))
 
 

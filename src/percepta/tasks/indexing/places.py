@@ -22,14 +22,18 @@ IN_FOLDER = ".percepta.index"
 
 
 def default_place(inputs: Sequence[str]) -> Path:
-    """Where the index of inputs lies when nobody says: in a single folder, else one for the whole account."""
-    if len(inputs) == 1 and (folder := Path(inputs[0]).expanduser()).is_dir():
-        return folder / IN_FOLDER
-    return account_place()
+    """Where the index of folders lies when nobody says: in a single one, of several in one place for the account.
+
+    Raises: BadInput for other inputs.
+    """
+    folders = [Path(item).expanduser() for item in inputs]
+    if not all(folder.is_dir() for folder in folders):
+        raise BadInput("name the index with --to FILE; only that of folders has a place by itself.")
+    return folders[0] / IN_FOLDER if len(folders) == 1 else account_place()
 
 
 def account_place() -> Path:
-    """The index of the account, for inputs from several places."""
+    """The index of the account, which several folders share."""
     if sys.platform == "win32":
         home = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -69,6 +69,9 @@ def connect(path: Path | None, create: bool = False, wait: float | None = None) 
 
 def create(path: Path | None, about: Mapping[str, str]) -> sqlite3.Connection:
     """A new file with empty tables, in one transaction: a killed run leaves an empty file or an index."""
+    if path is not None:
+        with suppress(OSError):  # SQLite will say that it cannot be
+            path.parent.mkdir(parents=True, exist_ok=True)
     connection = connect(path, create=True)
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("BEGIN IMMEDIATE")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +20,7 @@ import torch
 
 from percepta.errors import BadInput
 from percepta.results import Failure
+from percepta.tasks.indexing import schema
 from percepta.tasks.indexing.schema import PAGE_BYTES, QUERY_TABLES, SCHEMA
 from percepta.tasks.indexing.store import FileRow, Index, Maker, Part, packed
 
@@ -38,6 +45,29 @@ def filled(path: Path | None, root: Path) -> Index:
         ]
     )
     return index
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root is refused nothing, so that what is forbidden is tried as somebody else."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """A folder that anybody may read and nobody may write."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    with ExitStack() as stack:
+        stack.callback(lambda: (folder.chmod(0o755), shutil.rmtree(folder)))
+        yield folder
 
 
 def test_what_is_put_in_comes_out_sorted(tmp_path: Path) -> None:
@@ -111,14 +141,14 @@ def test_the_root_is_found_where_folder_and_index_moved(tmp_path: Path) -> None:
     assert Index.open(tmp_path / "all" / "beside.index").root == tmp_path / "all" / "photos"
 
 
-def test_an_index_of_schema_1_is_migrated(tmp_path: Path) -> None:
-    place, stored = tmp_path / "old.index", Path(__file__).parent / "schema_1.sql"
+def test_an_index_of_schema_1_is_migrated(closed: Path) -> None:
+    closed.chmod(0o755)
+    place, stored = closed / "old.index", Path(__file__).parent / "schema_1.sql"
     with closing(sqlite3.connect(place)) as connection:
         connection.executescript(stored.read_text())
     place.chmod(0o444)
-    if not _root():  # nobody is refused by permissions as root
-        with pytest.raises(BadInput, match="old schema 1 and cannot be written"):
-            Index.open(place)
+    with nobody(), pytest.raises(BadInput, match="old schema 1 and cannot be written"):
+        Index.open(place)
     place.chmod(0o644)
     with Index.open(place) as index:
         assert [entry.source for entry in index.entries] == ["a.jpg", "clip.mp4"]
@@ -228,7 +258,92 @@ def test_a_vector_is_kept_in_16_bit() -> None:
     assert "queries" in QUERY_TABLES
 
 
-def _root() -> bool:
-    import os
+def test_an_index_is_read_where_nothing_can_be_written(closed: Path, tmp_path: Path) -> None:
+    closed.chmod(0o755)
+    filled(closed / "x.index", tmp_path).close()
+    (closed / "x.index").chmod(0o444)
+    closed.chmod(0o555)
+    with nobody():
+        with Index.open(closed / "x.index") as index:  # the root is a folder that nobody may even look at
+            assert len(index) == len(index.entries) == 3
+            index.cache_query("a boat", torch.ones(4))
+            assert index.cached_query("a boat") is not None
+            with pytest.raises(BadInput, match="cannot be written; check its permissions"):
+                index.remove(["clip.mp4"])
+        with pytest.raises(BadInput, match="cannot be opened or made there"):
+            Index.create(closed / "new.index", tmp_path, MAKER)
+    assert [path.name for path in closed.iterdir()] == ["x.index"]
 
-    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+HALF_A_COMMIT = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")  # pages are written long before the commit
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("UPDATE moments SET vector = x'00'")
+connection.execute("UPDATE files SET kind = 'neither'")
+connection.executemany("INSERT INTO moments (file, vector) VALUES (1, ?)", [(os.urandom(50_000),)] * 200)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_commit_that_was_killed_half_way_is_rolled_back(tmp_path: Path) -> None:
+    place = tmp_path / "x.index"
+    with filled(place, tmp_path) as index:
+        before = index.entries, index.vectors.tolist()
+    whole = place.read_bytes()
+    killed = subprocess.run([sys.executable, "-c", HALF_A_COMMIT, str(place)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert place.read_bytes()[: len(whole)] != whole
+    assert place.with_name("x.index-journal").stat().st_size
+    with Index.open(place) as index:
+        assert (index.entries, index.vectors.tolist()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.index"]
+    assert place.read_bytes() == whole
+
+
+def test_a_wider_root_and_another_place(tmp_path: Path) -> None:
+    inner, place = tmp_path / "a" / "b", tmp_path / "x.index"
+    inner.mkdir(parents=True)
+    with filled(place, inner) as index:
+        # What a name becomes may be a name that is there already.
+        index.add([(FileRow(name, "picture"), [part(1, 0, 0, 0)]) for name in ("b/clip.mp4", "odd \udcff", "b/odd")])
+        names = {entry.source for entry in index.entries}
+        index.settle(tmp_path / "a", "")
+        assert {entry.source for entry in index.entries} == {f"b/{name}" for name in names}
+        index.settle(tmp_path / "a", "other.safetensors")
+    with Index.open(place) as index:
+        assert index.root == tmp_path / "a"
+        assert index.maker.weights == "other.safetensors"
+        assert {entry.source for entry in index.entries} == {f"b/{name}" for name in names}
+
+
+def test_an_index_tells_what_it_is_by_its_first_bytes(tmp_path: Path) -> None:
+    place = tmp_path / "x"
+    assert not schema.is_index(place)
+    filled(place, tmp_path).close()
+    assert schema.is_index(place)
+    place.with_name("x-journal").write_bytes(b"left over")
+    schema.delete(place)
+    assert not list(tmp_path.iterdir())
+    place.write_bytes(b"SQLite format 3\0" + bytes(100))
+    assert not schema.is_index(place)
+    with pytest.raises(BadInput, match="is no index"):
+        schema.delete(place)
+    assert place.exists()
+
+
+def test_a_disk_that_fails_is_no_damage() -> None:
+    with pytest.raises(BadInput, match="its disk fails or is gone"), schema.in_words(Path("x.index")):
+        raise sqlite3.OperationalError("disk I/O error")
+
+
+def test_two_runs_on_one_index_do_not_double(tmp_path: Path) -> None:
+    place = tmp_path / "x.index"
+    with filled(place, tmp_path) as one, Index.open(place) as other:
+        boat = other.files()["a/boat.jpg"]
+        one.remove(["a/boat.jpg"])
+        other.rename([("a/boat.jpg", replace(boat, source="b/boat.jpg"))])  # gone by now
+        for index in (one, other):
+            index.add([(FileRow("new.jpg", "picture"), [part(1, 2, 3, 4)])])
+        assert [entry.source for entry in one.entries] == ["clip.mp4", "clip.mp4", "new.jpg"]

@@ -354,9 +354,9 @@ def _ready(found: Index | None, place: Path | None, overwrite: bool, maker: Make
         return Index.create(place, root, maker)
     found.maker.check_same(maker, place)
     weights = maker.weights or found.maker.weights
-    if found.root.is_dir():
+    if os.path.isdir(found.root):
         found.settle(common_folder([found.root.absolute(), root.absolute()]), weights)
-    elif any((root / name).exists() for name in itertools.islice(found.files(), 100)):
+    elif any(os.path.exists(root / name) for name in itertools.islice(found.files(), 100)):
         found.root = root  # the folder has moved: its first files are there
         found.settle(root, weights)
     return found

@@ -98,4 +98,4 @@ def find_root(hints: Mapping[str, str], index: Path) -> Path:
         return absolute
     near = Path(os.path.normpath(index.absolute().parent / way))
     inside = set(Path(way).parts) <= {"..", "."}
-    return near if inside or (not absolute.is_dir() and near.is_dir()) else absolute
+    return near if inside or (not os.path.isdir(absolute) and os.path.isdir(near)) else absolute

@@ -104,14 +104,17 @@ def migrate(path: Path) -> None:
             )
         if schema == SCHEMA:
             return
-        if not os.access(path, os.W_OK):
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                (schema,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been faster
+                run(connection, "".join(MIGRATIONS[number] for number in range(schema, SCHEMA)), SCHEMA)
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
             raise BadInput(
                 f"the index {name_of(path)} has the old schema {schema} and cannot be written; copy it to where it can."
-            )
-        connection.execute("BEGIN IMMEDIATE")
-        with connection:
-            (schema,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been faster
-            run(connection, "".join(MIGRATIONS[number] for number in range(schema, SCHEMA)), SCHEMA)
+            ) from error
 
 
 def run(connection: sqlite3.Connection, statements: str, schema: int) -> None:

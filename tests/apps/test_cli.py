@@ -179,18 +179,6 @@ def test_features_writes_upright_pictures_in_the_shape_of_the_input(percepta: An
     assert percepta("features", media, "-o", out, "--resume").code == 0
 
 
-def test_search_by_words_and_by_picture(percepta: Any, media: Path, tmp_path: Path) -> None:
-    done = percepta("search", media, "a red square", "--limit", 2)
-    assert done.code == 0
-    assert len(done.lines) == 2
-    like = percepta("search", media, "--picture", media / "red.png", "--json", "--limit", 1)
-    hits = json.loads(like.out)
-    assert Path(hits["hits"][0]["source"]).name == "red.png"
-    assert hits["score_kind"] == "cosine"
-    assert percepta("search", media, "a red square", "-o", tmp_path / "hits.csv").code == 0
-    assert len(list(csv.DictReader((tmp_path / "hits.csv").open()))) == 6
-
-
 def test_failures_are_named_and_the_others_done(percepta: Any, media: Path, tmp_path: Path) -> None:
     (tmp_path / "empty file.jpg").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes((media / "red.png").read_bytes()[:50])
@@ -230,10 +218,6 @@ WRONG = [
     (["features", "MEDIA"], "features needs -o DIR"),
     (["features", "MEDIA", "-o", "x", "--layers", "9"], "layer of pe-core-nano must be 0 to 5 or -6 to -1; got 9."),
     (["features", "MEDIA", "-o", "x", "--layers", "a"], "--layers must be whole numbers with commas"),
-    (["search", "MEDIA"], "search needs either words or --picture FILE"),
-    (["search", "MEDIA", " "], "the words to look for must not be empty."),
-    (["search", "MEDIA", "a", "--limit", "0"], "--limit must be a whole number of 1 or more; got 0."),
-    (["search", "MEDIA", "--picture", "gone.png"], "the picture 'gone.png' does not exist."),
     (["models", "nothing-*"], "no model fits 'nothing-*'"),
     (["describe", "pe-core-l14"], "there is no model called 'pe-core-l14'; did you mean pe-core-l14-336"),
     (["train", "pe-core-nanoo"], "did you mean 'pe-core-nano'?"),
@@ -297,7 +281,8 @@ def test_models_describe_and_doctor(percepta: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["models", "describe", "doctor", "classify", "embed", "features", "search", "train", "export", "demo", ""]
+    "verb",
+    ["models", "describe", "doctor", "classify", "embed", "features", "index", "search", "train", "export", "demo", ""],
 )
 def test_help_ends_with_examples(percepta: Any, verb: str) -> None:
     done = percepta(*[word for word in (verb, "--help") if word])

@@ -129,28 +129,6 @@ def test_features_are_those_of_the_model(media: Path) -> None:
     assert found[1].values.shape == (4, 4, 192)
 
 
-def test_search_orders_by_cosine_and_takes_words_files_and_pictures(media: Path) -> None:
-    index = percepta.index(media, nano.model())
-    assert len(index) == 6
-    hits = percepta.search(index, media / "green.png", 3)
-    assert Path(hits[0].source).name == "green.png"
-    assert hits[0].score == pytest.approx(1, abs=1e-5)
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    assert percepta.search(index, str(media / "green.png"), 3)[0].source == hits[0].source
-    assert percepta.search(index, Image.open(media / "green.png"), 1)[0].source == hits[0].source
-    words = percepta.search(index, "a green square")
-    assert len(words) == 6
-    assert words.score_kind == "cosine"
-    assert words.query == "a green square"
-    vector = Encoder(nano.model()).words(["a green square"])[0].numpy()
-    assert words[0].score == pytest.approx(float((index.vectors @ vector).max()), abs=1e-5)
-
-
-def test_search_without_an_index(media: Path) -> None:
-    hits = percepta.search(media, "a cat", 2, model=nano.model())
-    assert len(hits) == 2
-
-
 def test_unusable_inputs_are_collected_or_raised(media: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes((media / "red.png").read_bytes()[:60])
     (tmp_path / "empty.jpg").write_bytes(b"")

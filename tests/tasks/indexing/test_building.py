@@ -154,6 +154,112 @@ def test_when_a_picture_was_taken(tmp_path: Path) -> None:
     assert second == 100
 
 
+def test_the_index_itself_is_no_input(many: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(many, tmp_path / "photos"))
+    for _ in range(2):
+        with index(folder, folder / "found here", model=nano.model()) as found:
+            assert [Path(failure.source).name for failure in found.failures] == ["12 broken.png"]
+    (folder / "other.index").write_bytes((folder / "found here").read_bytes())
+    found, report = told_by(folder, folder / "found here")
+    found.close()
+    assert len(report.failures) == 1
+
+
+def test_the_index_goes_where_its_folder_went(many: Path, tmp_path: Path) -> None:
+    folder, place = Path(shutil.copytree(many, tmp_path / "photos")), tmp_path / "x.index"
+    told_by(folder, place)[0].close()
+    shutil.move(folder, tmp_path / "pictures")
+    found, report = told_by(tmp_path / "pictures", place)
+    found.close()
+    assert (report.added, report.moved, report.removed, report.unchanged) == (0, 0, 0, 31)
+    with Index.open(place) as again:
+        assert again.root == tmp_path / "pictures"
+
+
+def test_a_further_folder_joins(many: Path, tmp_path: Path) -> None:
+    place = tmp_path / "x.index"
+    first, second = (Path(shutil.copytree(many, tmp_path / name)) for name in ("one", "two"))
+    told_by(first, place)[0].close()
+    found, report = told_by(second, place)
+    assert report.added == 31
+    assert found.root == tmp_path
+    assert {entry.source.split("/")[0] for entry in found.entries} == {"one", "two"}
+    found.close()
+    found, report = told_by([first, second], place)
+    found.close()
+    assert (report.added, report.unchanged, report.removed) == (0, 62, 0)
+
+
+def test_a_model_of_a_file_is_found_again(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    percepta.save(nano.model(), tmp_path / "mine.safetensors")
+    monkeypatch.chdir(tmp_path)
+    index(many / "00.png", "x.index", model="mine.safetensors").close()
+    monkeypatch.chdir("/")
+    with Index.open(tmp_path / "x.index") as found:
+        assert found.model == "mine.safetensors"
+        assert found.encoder.model.config == nano.model().config
+    with index(many / "01.png", tmp_path / "x.index") as found:
+        assert len(found) == 2
+    with pytest.raises(BadInput, match="the model"):
+        index(many / "00.png", tmp_path / "x.index", model=nano.model())
+
+
+def test_nothing_that_can_be_indexed_makes_no_file(many: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
+        index(tmp_path / "nowhere", tmp_path / "x.index", model=nano.model())
+    assert not (tmp_path / "x.index").exists()
+
+
+def test_the_estimate_of_long_work(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "WORTH_AN_ESTIMATE", 20)
+    news: list[Any] = []
+    found = index(many, tmp_path / "x.index", model=nano.model(), told=news.append)
+    estimate, report = news
+    assert (estimate.pictures, estimate.videos) == (31, 1)
+    assert estimate.video_seconds == pytest.approx(nano_seconds(many / "moving.mp4"))
+    assert 0 < estimate.seconds < 60
+    assert 0.5 < estimate.bytes / (len(found) * 2 * found.vectors.shape[1]) < 3
+    assert report.seconds > 0
+
+
+class Killed(BaseException):
+    """Stands for a kill after a commit."""
+
+
+def test_a_resumed_run_forms_the_same_batches(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where so many files are broken that a batch is not full."""
+    folder = Path(shutil.copytree(many, tmp_path / "photos"))
+    for number in range(14):
+        (folder / f"09 broken {number}.png").write_bytes((folder / "09.png").read_bytes()[:60])
+    batches: list[bytes] = []
+    embed, add = Encoder.embed, Index.add
+
+    def counted(self: Encoder, batch: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        if batch.shape[0] > 1 or batch.std() > 0:  # not the grey picture that tells the length of vectors
+            batches.append(batch.numpy().tobytes())
+        return embed(self, batch, normalize)
+
+    def one_commit(self: Index, files: Any) -> None:
+        add(self, files)
+        raise Killed
+
+    monkeypatch.setattr(building, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(Encoder, "embed", counted)
+    index(folder, tmp_path / "whole.index", model=nano.model(), batch_size=4).close()
+    whole = list(batches)
+    batches.clear()
+    monkeypatch.setattr(Index, "add", one_commit)
+    for _ in range(99):
+        try:
+            index(folder, tmp_path / "killed.index", model=nano.model(), batch_size=4).close()
+        except Killed:
+            continue
+        break
+    assert batches == whole
+    assert len(whole) > 8
+    assert contents(tmp_path / "killed.index") == contents(tmp_path / "whole.index")
+
+
 def _index(folder: Path, place: Path) -> None:
     building.COMMIT_SECONDS = 0.0  # in the child alone
     index(folder, place, model=nano.model(), batch_size=4)

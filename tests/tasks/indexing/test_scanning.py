@@ -12,12 +12,15 @@ import pytest
 from PIL import Image
 
 from percepta.errors import BadInput
-from percepta.media import collect
+from percepta.media import Source, collect
+from percepta.results import Failure
+from percepta.tasks.indexing import scanning
 from percepta.tasks.indexing.places import common_root, input_paths
 from percepta.tasks.indexing.scanning import (
     WHOLE_BYTES,
     Changes,
     changes_of,
+    classify_known,
     content_hash,
 )
 from percepta.tasks.indexing.store import FileRow
@@ -89,8 +92,6 @@ def test_only_what_an_input_holds_can_be_gone(folder: Path) -> None:
 def test_a_folder_that_cannot_be_read_is_not_gone(folder: Path) -> None:
     known = known_of(folder)
     found = [item for item in collect(folder) if "sub" not in str(getattr(item, "path", ""))]
-    from percepta.results import Failure
-
     unread = Failure(str(folder / "sub"), "no permission.")
     assert changes_of(known, [*found, unread], folder, input_paths(folder)).gone == []
     assert changes_of(known, found, folder, input_paths(folder)).gone == ["sub/c.png"]  # walked through, and not met
@@ -142,3 +143,59 @@ def test_contents_are_told_apart(tmp_path: Path) -> None:
     assert len({content_hash(path) for path in (small, large, other)}) == 3
     small.write_bytes(b"x" * 99 + b"y")
     assert content_hash(small) != content_hash(large)
+
+
+def test_a_known_file_is_not_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = known_of(folder)
+    opened: list[str] = []
+    sniff = scanning.classify_file
+
+    def watched(path: Path, name: str) -> Source | Failure:
+        opened.append(path.name)
+        return sniff(path, name)
+
+    monkeypatch.setattr(scanning, "classify_file", watched)
+    picture(folder / "new.png", 5)
+    picture(folder / "b.png", 6)
+    with monkeypatch.context() as patched:
+        patched.chdir(folder.parent)
+        for given in (folder, "photos", "photos/../photos/*.png"):
+            found = [
+                item for item in collect(given, classify=classify_known(known, folder)) if isinstance(item, Source)
+            ]
+            assert "a.png" in {Path(item.name).name for item in found}
+            assert set(opened) == {"new.png", "b.png"}
+            opened.clear()
+
+
+def test_each_file_is_hashed_once_however_many_have_its_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        (folder / f"{number:02}.bmp").write_bytes(b"BM" + bytes([number]) * 100)
+    known = known_of(folder)
+    hashed: list[Path] = []
+    monkeypatch.setattr(scanning, "content_hash", lambda path: hashed.append(path) or content_hash(path))
+    for path in list(folder.glob("*.bmp")):
+        shutil.move(path, folder / "sub" / path.name)
+    changes = scan(known, folder)
+    assert [(old, row.source) for old, row in changes.moved] == [(f"{n:02}.bmp", f"sub/{n:02}.bmp") for n in range(20)]
+    assert len(hashed) == 20
+    assert not changes.gone
+
+
+def test_a_folder_that_is_empty_all_of_a_sudden_tells_nothing(folder: Path, tmp_path: Path) -> None:
+    """As when one of two drives is not mounted."""
+    known = known_of(folder)
+    for path in (folder / "sub").iterdir():
+        path.unlink()
+    inputs = [str(folder / "sub"), str(folder / "a.png")]
+    changes = changes_of(known, collect(inputs), folder, inputs)
+    assert changes.gone == []
+    assert "holds no picture" in changes.failures[0].reason
+    assert changes_of(known, collect(folder), folder, [str(folder)]).gone == ["sub/c.png"]
+
+
+def test_inputs_in_memory_of_one_name_are_two(tmp_path: Path) -> None:
+    given = [np.zeros((2, 4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
+    changes = changes_of({}, collect(given), tmp_path, [])
+    assert [item.row.source for item in changes.new] == ["picture 1", "picture 2", "picture 2 (2)"]
+    assert [item.source.name for item in changes.new] == ["picture 1", "picture 2", "picture 2 (2)"]

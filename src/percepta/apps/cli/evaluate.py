@@ -26,6 +26,32 @@ Examples:
 ENDINGS = (".json", ".png")
 TOGETHER = 64  # pictures, frames or texts at once
 
+Protocols = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROTOCOL...", help="Names; without one, all are listed with the data they need."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="PATH", help="Pictures with labels or captions: a folder, tar files, parquet."),
+]
+Train = Annotated[
+    Path | None, typer.Option("--train", metavar="PATH", help="The training part, where it lies elsewhere.")
+]
+Layers = Annotated[str | None, typer.Option("--layers", metavar="LIST", help="Such as 3,6,last; all; or output.")]
+Classes = Annotated[str | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line; or imagenet.")]
+Templates = Annotated[
+    str | None,
+    typer.Option("--templates", "--template", metavar="NAME", help="imagenet, kinetics, ucf101, none, or a text."),
+]
+Other = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as k=5 or pooling=class."),
+]
+Scores = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Scores as .json, or bars as .png.")]
+Picture = Annotated[
+    Path | None, typer.Option("--picture", metavar="FILE.png", help="Confusion matrix, curve over layers, or bars.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -33,38 +59,15 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(  # noqa: PLR0913 (the options of a command)
-    protocols: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PROTOCOL]...", help="Names; without one, all are listed with the data they need."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="PATH", help="Pictures with labels or captions: a folder, tar files, parquet."),
-    ] = None,
-    train: Annotated[
-        Path | None, typer.Option("--train", metavar="PATH", help="The training part, where it lies elsewhere.")
-    ] = None,
-    layers: Annotated[
-        str | None, typer.Option("--layers", metavar="LIST", help="Such as 3,6,last; all; or output.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line; or imagenet.")
-    ] = None,
-    templates: Annotated[
-        str | None,
-        typer.Option("--templates", "--template", metavar="NAME", help="imagenet, kinetics, ucf101, none, or a text."),
-    ] = None,
-    other: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as k=5 or pooling=class."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Scores as .json, or bars as .png.")
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option("--picture", metavar="FILE.png", help="Confusion matrix, curve over layers, or bars."),
-    ] = None,
+    protocols: Protocols = None,
+    data: Data = None,
+    train: Train = None,
+    layers: Layers = None,
+    classes: Classes = None,
+    templates: Templates = None,
+    other: Other = None,
+    out: Scores = None,
+    picture: Picture = None,
     model: Model = common.NANO,
     weights: Weights = None,
     device: Device = "cpu",

@@ -107,12 +107,9 @@ def both_ways(
 
 
 def _hits(table: NDArray[Any], positives: NDArray[np.bool_], ranks: Sequence[int], dual: bool) -> dict[int, Points]:
-    """Points for each rank, some queries at a time, so that no second table in double precision is needed.
-
-    Dual softmax looks at all queries of an item: blocks of items are weighted one after the other.
-    """
+    """Points for each rank, some queries at a time; dual softmax looks at all queries of some items at a time."""
     if dual:
-        weighed = np.empty_like(table)
+        weighed = np.empty(table.shape)
         for start in range(0, table.shape[1], TOGETHER):
             weighed[:, start : start + TOGETHER] = dual_softmax(table[:, start : start + TOGETHER])
         table = weighed

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import percepta
 from percepta.errors import BadInput, BadMedia
@@ -197,6 +198,35 @@ def test_frames_come_in_bounded_pieces_and_decoding_stops_with_the_reader(tmp_pa
     next(results)
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "percepta-moments"]
+
+
+def test_pixels_are_let_go_piece_by_piece(tmp_path: Path) -> None:
+    class Watching(Colours):
+        def __init__(self) -> None:
+            super().__init__()
+            self.given: list[StorageWeakRef] = []
+            self.alive = 0
+
+        def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+            self.given.append(StorageWeakRef(pixels.untyped_storage()))
+            self.alive = max(self.alive, sum(not storage.expired() for storage in self.given))
+            return super().embed(pixels)
+
+    encoder = Watching()
+    path = write_video(tmp_path / "long.mp4", shot(RED, 400), 2)
+    seen = look_at(encoder, Source("long", "video", path))  # type: ignore[arg-type]
+    assert (len(encoder.given), len(seen.vectors)) == (13, 400)
+    assert encoder.alive <= 2
+
+
+def test_segmentation_of_many_frames_is_that_of_its_parts() -> None:
+    """Sums are taken in blocks; a cut that nothing depends on divides the video into two of their own."""
+    random = np.random.default_rng(0)
+    scenes = np.repeat(random.normal(size=(700, 16)), 4, axis=0) + 0.05 * random.normal(size=(2800, 16))
+    vectors = (scenes / np.linalg.norm(scenes, axis=1, keepdims=True)).astype(np.float32)
+    times = np.arange(2800) / 2
+    starts = [part.start for part in moments_of(SeenVideo(vectors, times, times, 1400.0))]
+    assert starts == [2.0 * number for number in range(700)]
 
 
 def test_frames_of_several_sizes_are_not_stacked() -> None:

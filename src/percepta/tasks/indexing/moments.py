@@ -130,14 +130,12 @@ def segment(vectors: NDArray[np.float32], edges: NDArray[np.float64], rule: Mome
     step = (edges[-1] - edges[0]) / count
     price = rule.worth * max(rule.least, spread(vectors))
     width = min(count, int(rule.longest / step) + 2) if step > 0 else count
-    sums = np.concatenate([np.zeros((1, vectors.shape[1])), np.cumsum(vectors, axis=0, dtype=np.float64)])
     costs = np.full((count + 1, width), np.inf)  # [t, n - 1]: of the moment of n frames that ends before frame t
-    for frames in range(1, width + 1):
-        scatter = frames - np.square(sums[frames:] - sums[:-frames]).sum(axis=1) / frames
-        share = (edges[frames:] - edges[:-frames]) / rule.longest
+    for frames, stops, scatter in _scatters(vectors, width):
+        share = (edges[stops] - edges[stops - frames]) / rule.longest
         # Of equally good segmentations the even one: a shot somewhat too long is halved, nothing is chipped off.
         cost = step * scatter + price * (1 + _EVENNESS * share**2)
-        costs[frames:, frames - 1] = np.where((share <= 1 + 1e-9) | (frames == 1), cost, np.inf)
+        costs[stops, frames - 1] = np.where((share <= 1 + 1e-9) | (frames == 1), cost, np.inf)
     best, back = np.zeros(count + 1), np.zeros(count + 1, np.int64)
     for stop in range(1, count + 1):
         reach = min(width, stop)
@@ -149,6 +147,23 @@ def segment(vectors: NDArray[np.float32], edges: NDArray[np.float64], rule: Mome
         stop = int(back[stop])
         firsts.append(stop)
     return firsts[::-1]
+
+
+def _scatters(vectors: NDArray[np.float32], width: int) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float64]]]:
+    """(n, stops, scatter): of the n frames before each stop, the sum of squared distances to their mean; n to `width`.
+
+    By sums over blocks of frames, so that two hours of a wide model need no second table of their size.
+    """
+    block = max(1024, 2 * width)
+    for start in range(0, len(vectors), block):
+        first = max(0, start - width)
+        sums = np.cumsum(vectors[first : start + block], axis=0, dtype=np.float64)
+        sums = np.concatenate([np.zeros_like(sums[:1]), sums])
+        stops = np.arange(start + 1, min(start + block, len(vectors)) + 1)
+        for frames in range(1, width + 1):
+            inside = stops[stops >= frames]
+            total = sums[inside - first] - sums[inside - frames - first]
+            yield frames, inside, frames - np.einsum("td,td->t", total, total) / frames
 
 
 def spread(vectors: NDArray[np.float32]) -> float:
@@ -242,7 +257,7 @@ def videos_seen(
     for source, item in _ahead(lambda: _decode(encoder, sources, rule, size), _AHEAD):
         if isinstance(item, Piece):
             vectors.append(_embed(encoder, item.pixels))
-            read.append(replace(item, pixels=item.pixels[:0]))
+            read.append(replace(item, pixels=torch.empty(0)))  # a slice would keep all pixels in memory
             continue
         if not read:
             yield source, item or Failure(source.name, f"{name_of(source.name)} holds no frame that can be read.")

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from percepta import list_models
+from percepta import build, list_models, save
 from percepta.apps.cli import run
-from percepta.apps.cli.records import LabelFile
 from tests.tasks import nano
 
 NAMES = ["blue.png", "green.png", "grey.png", "moving.mp4", "red.png", "turned photo.jpg"]
@@ -54,31 +54,41 @@ def test_classify_resumes_to_the_same_file(percepta: Any, media: Path, tmp_path:
     assert done.code == 0
     assert "of 6 inputs were done before" in done.err
     assert cut.read_text() == text
-    assert not list(tmp_path.glob(".*"))  # what it was begun with is needed no more
     other = percepta("classify", media, "--labels", "a cat,a cow", "-o", cut, "--resume")
     assert other.code == 2
     assert "holds other labels" in other.err
 
 
-def test_classify_resumes_with_the_same_settings_alone(
-    percepta: Any, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = LabelFile.write
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_classify_resumes_with_the_same_settings_alone(percepta: Any, media: Path, tmp_path: Path, ending: str) -> None:
+    torch.manual_seed(8)
+    other = save(build("pe-core-nano"), tmp_path / "other.safetensors")
+    words = ["classify", media, "--labels", "a cat,a dog", "-o", tmp_path / f"x.{ending}"]
+    assert percepta(*words, "--limit", 2).code == 0
+    before = (tmp_path / f"x.{ending}").read_bytes()
+    for option, value in (("--templates", "plain"), ("--dtype", "bfloat16"), ("--weights", other)):
+        done = percepta(*words, "--resume", option, value, weights=option != "--weights")
+        assert done.code == 2
+        assert "was made with pe-core-nano (" in done.err
+        assert "resume with the same, or pass --overwrite." in done.err
+        assert (tmp_path / f"x.{ending}").read_bytes() == before
+    assert "2 of 6 inputs were done before" in percepta(*words, "--resume").err
+    done = percepta(*words, "--resume", "--report", tmp_path / "x.html")
+    assert (done.code, "nothing is left to do; no page is written." in done.err) == (0, True)
 
-    def interrupted(self: LabelFile, labels: Any) -> None:
-        if len(self.path.read_text().splitlines()) > 4:
-            raise KeyboardInterrupt
-        write(self, labels)
 
-    monkeypatch.setattr(LabelFile, "write", interrupted)
+def test_a_page_of_a_resumed_run_says_what_it_shows(percepta: Any, media: Path, tmp_path: Path) -> None:
     words = ["classify", media, "--labels", "a cat,a dog", "-o", tmp_path / "x.csv"]
-    assert percepta(*words).code == 130
-    monkeypatch.setattr(LabelFile, "write", write)
-    other = percepta(*words, "--resume", "--templates", "plain")
-    assert other.code == 2
-    assert "was begun with templates None and now it is 'plain'" in other.err
-    assert "done before" in percepta(*words, "--resume").err
-    assert "nothing is left to do" in percepta(*words, "--resume").err
+    percepta(*words, "--limit", 2)
+    done = percepta(*words, "--resume", "--report", tmp_path / "x.html")
+    assert "the page shows what this run did, 4 of 6 inputs." in done.err
+
+
+def test_an_output_stays_when_the_arguments_are_wrong(percepta: Any, media: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("mine")
+    for wrong in (["--none", "--multi"], ["--templates", "x"], ["--batch-size", 0]):
+        done = percepta("classify", media, "--labels", "a cat", "-o", tmp_path / "x.csv", "--overwrite", *wrong)
+        assert (done.code, (tmp_path / "x.csv").read_text()) == (2, "mine")
 
 
 def test_classify_json_lines_limit_and_labels_from_a_file(percepta: Any, media: Path, tmp_path: Path) -> None:

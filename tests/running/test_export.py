@@ -16,8 +16,11 @@ from tests.battery import pictures, small
 def test_dynamic_batch_and_size(tmp_path: Path) -> None:
     import onnxruntime
 
-    model = small("pe-core-t16-384", depth=1)
+    model = small("pe-core-t16-384", depth=1).train()
+    model.vision.eval()
+    modes = [module.training for module in model.modules()]
     report = percepta.export(model, tmp_path / "image.onnx")
+    assert [module.training for module in model.modules()] == modes
     assert len(report.differences) == 2
     assert max(report.differences.values()) < 1e-5
     session = onnxruntime.InferenceSession(str(tmp_path / "image.onnx"))

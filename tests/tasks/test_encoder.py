@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import percepta
 from percepta.errors import BadInput
@@ -38,6 +40,29 @@ def test_a_model_in_hand_is_not_moved_or_filled(tmp_path: Path) -> None:
         Encoder(model, device="meta")
     with pytest.raises(BadInput, match="weights must be None for a model in hand"):
         percepta.embed("x.jpg", model, weights=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (nn.Linear(2, 2), r"a model in hand must come from percepta\.load or percepta\.build; got Linear\."),
+        (123, r"a model must be a name, a file or a loaded model; got 123\."),
+        ("", r"a model must be a name, a file or a loaded model; got ''\."),
+        (percepta.build("pe-core-nano", device="meta"), "pe-core-nano is on the meta device, where it has no weights"),
+    ],
+    ids=["a module of somebody else", "a number", "nothing", "without weights"],
+)
+def test_what_is_no_model(model: Any, sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        percepta.embed(Image.new("RGB", (8, 8)), model)
+
+
+def test_a_device_that_is_not_here() -> None:
+    for device in ("cuda:99", "quantum", 3.5):
+        with pytest.raises(BadInput, match=r"device must be one of cpu.* on this machine; got "):
+            Encoder("pe-core-nano", device=device)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="is on the meta device"):
+        Encoder("pe-core-nano", device="meta")
 
 
 def test_weights_for_a_name(tmp_path: Path) -> None:

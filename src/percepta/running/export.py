@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from percepta.errors import BadInput, MissingExtra, one_of
+from percepta.running.modes import evaluating
 
 PARTS = ("image", "text")
 
@@ -67,10 +68,8 @@ def export(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     module, examples, shapes = _plan(model, part, dynamic_size)
-    trained = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             program = torch.onnx.export(
                 module, (examples[0],), dynamo=True, dynamic_shapes=shapes, input_names=["input"],
                 output_names=["output"], verbose=False,
@@ -82,8 +81,6 @@ def export(
     except BaseException:
         _remove(path)
         raise
-    finally:
-        model.train(trained)
     return _judge(ExportReport(path, differences, tolerance))
 
 

@@ -1,4 +1,4 @@
-"""Whether two models have the same weights, without reading all of them."""
+"""What results depend on: which model, with which weights, how precise. Told without reading all of the weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import torch
 from torch import nn
 
 SAMPLES = 4096  # values of each tensor
+
+
+def made_with(model: nn.Module) -> dict[str, str]:
+    """A model as results name their maker: {"model": name, "weights": 12 hex digits, "dtype": such as "float32"}."""
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return {"model": getattr(model, "name", type(model).__name__), "weights": weights_hash(model), "dtype": dtype}
 
 
 @torch.no_grad()

@@ -142,9 +142,15 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise BadInput(f"device must be cpu, cuda, cuda:1, mps or meta, and at hand; got {device!r}.") from error
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        raise BadInput(f"device must be one of {', '.join(devices())} on this machine; got {str(device)!r}.") from error
     return found
+
+
+def devices() -> list[str]:
+    """The devices that torch can use here."""
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
 
 
 class _Unfilled(TorchFunctionMode):

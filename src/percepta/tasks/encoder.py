@@ -19,7 +19,8 @@ from percepta.errors import BadInput
 from percepta.media import Source, collect
 from percepta.results import Failure
 from percepta.running.feed import DEFAULT_BATCH, Stream, run_over
-from percepta.running.loading import as_dtype, load
+from percepta.running.loading import as_device, as_dtype, load
+from percepta.running.modes import evaluating
 
 FRAMES = 8
 NANO = "pe-core-nano"
@@ -44,7 +45,8 @@ class Encoder:
         device, dtype: where and how precise, float32 on the CPU by default; for a model in hand, its own or None.
         weights: a file or folder for a name, in any layout of its family.
 
-    Raises: UnknownModel, MissingWeights, CheckpointMismatch; BadInput, also to move a model in hand or fill it.
+    Raises: UnknownModel, MissingWeights, CheckpointMismatch; BadInput, also to move a model in hand or fill it, and
+        for one that is not of this library or has no weights (the meta device).
     """
 
     def __init__(
@@ -59,16 +61,22 @@ class Encoder:
             raise BadInput("weights must be None for a model in hand; load them into it, or pass its name.")
         self.model: Any = model
         if not isinstance(model, nn.Module):
-            self.model = load(model, weights, device=check_device(device or "cpu"), dtype=dtype)
+            if not isinstance(model, str | Path) or not str(model):
+                raise BadInput(f"a model must be a name, a file or a loaded model; got {model!r}.")
+            self.model = load(model, weights, device="cpu" if device is None else device, dtype=dtype)
         self.name: str = getattr(self.model, "name", type(self.model).__name__)
+        if not hasattr(self.model, "preprocess"):
+            raise BadInput(f"a model in hand must come from percepta.load or percepta.build; got {self.name}.")
         parameter = next(self.model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        if in_hand and (device is not None or dtype is not None):
+        if in_hand:
             self._check_stays(device, as_dtype(dtype))
+        if self.device.type == "meta":
+            raise BadInput(f"{self.name} is on the meta device, where it has no weights to compute with; load it.")
         warn_of_toy(self.name)
 
     def _check_stays(self, device: str | torch.device | None, dtype: torch.dtype | None) -> None:
-        place = self.device if device is None else check_device(device)
+        place = self.device if device is None else as_device(device)
         if (
             place.type != self.device.type
             or (place.index or 0) != (self.device.index or 0)
@@ -82,14 +90,8 @@ class Encoder:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The model in evaluation mode and without gradients; afterwards every module is in the mode it was in."""
-        training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(self.model), torch.inference_mode():
+            yield
 
     @property
     def has_words(self) -> bool:
@@ -157,25 +159,6 @@ def sources_of(inputs: Any) -> Any:
     if isinstance(inputs, list) and inputs and all(isinstance(item, Source | Failure) for item in inputs):
         return inputs
     return collect(inputs)
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """A device that is there. Raises BadInput naming those that are."""
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise BadInput(f"device must be one of {', '.join(devices())}; got {str(device)!r}.") from error
-    if found.type not in ("meta", *(name.split(":")[0] for name in devices())):
-        raise BadInput(f"device must be one of {', '.join(devices())} on this machine; got {str(device)!r}.")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"device must be one of {', '.join(devices())} on this machine; got {str(device)!r}.")
-    return found
-
-
-def devices() -> list[str]:
-    """The devices that torch can use here."""
-    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    return [*found, "mps"] if torch.backends.mps.is_available() else found
 
 
 def warn_of_toy(name: str) -> None:

@@ -85,38 +85,38 @@ def classify(  # noqa: PLR0913 (the options of a command)
     check_sorting(sort_into, by)
     if resume and out is None:
         raise BadInput("--resume needs -o FILE, the output to go on with.")
+    if out is not None and as_json:
+        raise BadInput("-o and --json exclude each other; -o FILE.jsonl writes JSON, one object a line.")
     names = read_names(labels)
     sources = common.gather(inputs, limit)
     loaded = Settings(model, weights, device, dtype, batch_size).load()
     page = _page(report, names, loaded, inputs)
-    with contextlib.ExitStack() as stack:
-        settings = {"model": loaded.name, "weights": weights, "dtype": dtype, "templates": templates, "multi": multi}
-        every = [*names, NONE] if none else names
-        file = stack.enter_context(LabelFile(out, every, resume, settings)) if out else None
-        todo = [source for source in sources if file is None or not file.holds(_name(source))]
-        if len(todo) < len(sources):
-            common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
-        if not todo:
-            if file is not None:
-                file.complete()
-            common.say("nothing is left to do" + ("; no page is written." if report else "."))
-            return
-        stream = run(todo, names, loaded, templates, none, multi, batch_size=batch_size)
-        places = common.by_name(todo)
+    every = [*names, NONE] if none else names
+    file = None if out is None else LabelFile(out, every, _made_with(loaded, templates, multi), resume)
+    todo = sources if file is None else file.todo(sources)
+    if len(todo) < len(sources):
+        common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
+    if not todo:
+        common.say("nothing is left to do" + ("; no page is written." if report else "."))
+        return
+    stream = run(todo, names, loaded, templates, none, multi, batch_size=batch_size)
+    places = common.by_name(todo)
+    with file or contextlib.nullcontext():  # opened now that nothing is wrong with the arguments
         for result in stream.watched(common.progress("classify")):
+            if sort_into is not None:  # before it counts as done
+                _sort(places[result.source], result, sort_into, by)
+            if page is not None:
+                page.add(places[result.source], result)
             if file is not None:
                 file.write(result)
             elif as_json:
                 print(json.dumps(result.to_dict()), flush=True)
             else:
                 print(line_of(result), flush=True)
-            if sort_into is not None:
-                _sort(places[result.source], result, sort_into, by)
-            if page is not None:
-                page.add(places[result.source], result)
-        if file is not None:
-            file.complete()
     _close(out, report, page, stream.failures)
+    if report is not None and len(todo) < len(sources):
+        common.say(f"the page shows what this run did, {len(todo)} of {len(sources)} inputs.")
+    common.finish(stream.failures)
 
 
 def read_names(labels: str) -> list[str]:
@@ -138,8 +138,13 @@ def line_of(result: Any, count: int = 3) -> str:
     return f"{common.shown(result.source)}: {best}"
 
 
-def _name(source: Any) -> str:
-    return str(getattr(source, "name", getattr(source, "source", "")))
+def _made_with(model: Any, templates: str | None, multi: bool) -> str:
+    """What scores depend on besides the labels, in words on one line."""
+    from percepta.running.fingerprint import made_with
+
+    made = made_with(model)
+    words = f"{made['model']} ({made['weights']}, {made['dtype']}), templates {templates or 'default'}"
+    return " ".join(f"{words}, each label for itself".split() if multi else words.split())
 
 
 def _sort(source: Any, result: Any, folder: Path, by: str) -> None:
@@ -163,4 +168,3 @@ def _close(out: Path | None, report: Path | None, page: Any, failures: list[Any]
     if report is not None:
         page.write(report, failures)
         common.say(f"wrote {report}")
-    common.finish(failures)

@@ -48,9 +48,8 @@ class Settings:
     def load(self) -> Any:
         """The model. Raises UnknownModel, MissingWeights, CheckpointMismatch, BadInput."""
         from percepta.running.loading import load
-        from percepta.tasks.encoder import check_device
 
-        return load(self.model, self.weights, device=check_device(self.device), dtype=self.dtype)
+        return load(self.model, self.weights, device=self.device, dtype=self.dtype)
 
 
 def say(text: str) -> None:

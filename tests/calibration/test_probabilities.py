@@ -73,7 +73,7 @@ def test_bank_and_its_summary_say_the_same(prior: Prior) -> None:
 
 
 def test_a_larger_folder_than_any_of_the_fit_has_lower_odds(prior: Prior) -> None:
-    largest = int(np.exp(prior.words.high[3]))
+    largest = int(np.exp(prior.words.high[4]))
     odds = []
     for times in (2, 20):
         scores = np.full(largest * times, 0.05)

@@ -27,7 +27,7 @@ from percepta.evaluation.zero_shot import unit
 EncodePictures = Callable[[np.ndarray], Tensor]
 EncodeTexts = Callable[[Sequence[str]], Tensor]
 Table = NDArray[np.float32]
-STEPS, DECAY, PSEUDO_COUNT = 8, 1e-4, 10.0
+STEPS, DECAY, PSEUDO_COUNT = 8, 1e-4, 30.0
 FULLY = 10  # down to this place every pair enters the fit
 RANGE = (0.005, 0.995)
 EMPTY = 0.95  # of absent questions, at the fixed threshold kept as baseline

@@ -4,18 +4,20 @@ A cosine means nothing by itself. A photograph and its caption may meet at 0.7 w
 0.9; in a folder of 2,000 something scores high by chance, in one of 20 hardly; and some pictures are close to any
 words at all. So the cosine s_i of entry i is read against three backgrounds:
 
-* **This question over this folder.** The location m is the median of all s, the scale d the distance from the median
-  down to the 20 % quantile, in units of a normal distribution. Both look at the lower half only, so that what matches
-  does not move them as long as it is less than half of the folder. They are shrunk towards the prior of the model
-  (m_0, d_0), which counts as w entries:
+* **This question over this folder, below.** The location m is the median of all s, the scale d the distance from the
+  median down to the 20 % quantile, in units of a normal distribution. Both look at the lower half only, so that what
+  matches does not move them as long as it is less than half of the folder. They are shrunk towards the prior of the
+  model (m_0, d_0), which counts as w entries:
 
       m = (N median + w m_0) / (N + w)        d² = (N scale² + w d_0²) / (N + w)
 
   A folder of one picture has no background of its own and gets the prior's.
+* **This question over this folder, above**: u, the mean of the best ⌈√N⌉ scores. A single score of 0.7 among many of
+  0.3 and one among many of 0.69 are different things; which of the two is the match depends on the other inputs.
 * **This entry before any question**: mean a_i and spread b_i of its cosines with the neutral texts.
 * **The size** of the folder, log N.
 
-With x = (s_i, m, d, log N, a_i, b_i), each standardised by its mean and spread in the fit, the probability is
+With x = (s_i, m, d, u, log N, a_i, b_i), each standardised by its mean and spread in the fit, the probability is
 
       p_i = 1 / (1 + exp(-(c + l·x + Σ_h v_h tanh(w_h·x + b_h))))
 
@@ -25,11 +27,12 @@ The numbers c, l, v, w, b are fitted once per model (`fit_prior`) on folders of 
 no answer in them. An answer is therefore "likely" (0.5) where, among such folders and questions, half of the entries
 that look like this one are right. Inputs beyond the fitted range count as its end; a folder larger than the largest
 of the fit by a factor f has its odds divided by f, as if no more entries were right in it.
-If everything matches, m is large, but so are all s: the fit has seen folders of one class, and says so.
+If everything matches, m and u are large, but so are all s: the fit has seen folders of one class, and says so.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -39,7 +42,7 @@ from percepta.calibration.neutral import summarise
 from percepta.calibration.prior import INPUTS, Background, Prior
 from percepta.errors import BadInput, one_of, wrong_shape
 
-SCORE, SHARED, LOG_SIZE, NEUTRAL = 0, slice(1, 4), 3, (4, 5)  # places among the inputs
+SCORE, SHARED, LOG_SIZE, NEUTRAL = 0, slice(1, 5), 4, (5, 6)  # places among the inputs
 LOWER, NORMAL = 0.2, 0.8416212  # the lower quantile, and its distance from the median of a normal distribution
 
 
@@ -65,7 +68,7 @@ def probabilities(scores: Any, neutral: Any, prior: Prior, question: str = "word
 
 
 def inputs(scores: NDArray[np.float32], neutral: Any, background: Background) -> NDArray[np.float32]:
-    """(N, 6): the six inputs of each entry, as they are."""
+    """(N, 7): the inputs of each entry, as they are."""
     summary = np.asarray(neutral) if getattr(neutral, "shape", (0, 0))[-1] == 2 else summarise(neutral)
     if summary.shape != (len(scores), 2):
         raise wrong_shape("neutral", summary.shape, f"({len(scores)}, 2), one row for each score")
@@ -73,8 +76,8 @@ def inputs(scores: NDArray[np.float32], neutral: Any, background: Background) ->
         raise BadInput("neutral must be numbers; some are NaN.")
     location, scale = shrunk(scores, background.location, background.scale, background.weight)
     table = np.empty((len(scores), len(INPUTS)), np.float32)
-    table[:, 0], table[:, 1], table[:, 2], table[:, 3] = scores, location, scale, np.log(len(scores))
-    table[:, 4:] = summary
+    table[:, SCORE], table[:, LOG_SIZE], table[:, NEUTRAL] = scores, np.log(len(scores)), summary
+    table[:, 1], table[:, 2], table[:, 3] = location, scale, upper(scores)
     return table
 
 
@@ -85,6 +88,12 @@ def shrunk(scores: NDArray[np.float32], location: float, scale: float, weight: f
     own = (middle - low) / NORMAL
     shared = (count * middle + weight * location) / (count + weight)
     return shared, float(np.sqrt((count * own**2 + weight * scale**2) / (count + weight)))
+
+
+def upper(scores: NDArray[np.float32]) -> float:
+    """The mean of the best ⌈√N⌉ scores."""
+    best = math.isqrt(len(scores) - 1) + 1
+    return float(np.partition(scores, len(scores) - best)[-best:].mean(dtype=np.float64))
 
 
 def _logits(table: NDArray[np.float32], background: Background) -> NDArray[np.float64]:

@@ -22,20 +22,20 @@ from percepta.errors import BadInput
 SCHEMA = 1
 FOLDER = Path(__file__).parent / "priors"
 ENVIRONMENT = "PERCEPTA_PRIORS"
-INPUTS = ("score", "location", "scale", "log size", "neutral mean", "neutral spread")
+INPUTS = ("score", "location", "scale", "upper", "log size", "neutral mean", "neutral spread")
 
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """The fitted curve of one kind of question; see `probabilities` for what its numbers mean.
+    """The fitted curve of one kind of question; see the formula for what its numbers mean.
 
     Attributes:
         location, scale: of the cosines of any question with entries that do not match: the prior of the background.
         weight: how many entries it counts for.
-        centre, spread: of the six `INPUTS`, by which they are standardised.
+        centre, spread: of the seven `INPUTS`, by which they are standardised.
         low, high: the range of each in the fit; beyond it an input counts as its end (the score excepted).
-        constant, slopes: the linear part, (6,).
-        bends, offsets, heights: H rounded steps: (H, 6), (H,), (H,).
+        constant, slopes: the linear part, (7,).
+        bends, offsets, heights: H rounded steps: (H, 7), (H,), (H,).
     """
 
     location: float

@@ -103,7 +103,8 @@ def test_what_is_not_wanted_falls(album: Index) -> None:
     caption = scenes.make_scene(seeds()[0], WORLD).caption
     plain = percepta.search(album, "a yellow star", COUNT)
     less = percepta.search(album, "a yellow star", COUNT, without=caption)
-    assert less.score_kind == "cosine, less the excess of what is not wanted"
+    assert less.score_kind == "cosine with what is wanted less half of what is not"
+    assert less.query == f"a yellow star, without {caption}"
     assert names(less).index("00.png") > names(plain).index("00.png")
     sure = {Path(hit.source).name: hit.probability for hit in plain}
     assert all((hit.probability or 0) <= (sure[Path(hit.source).name] or 0) for hit in less)

@@ -1,8 +1,8 @@
 """Search by words, by a picture, or by both, over an index; every hit says how likely it shows what was asked for.
 
-Order of this file: the verb, what is asked, what is searched, from scores to hits.
-Unusual: what is unwanted (`without`) takes from a score only by what it exceeds its own usual score over the index, so
-that naming what nothing shows changes nothing.
+Order of this file: filters, the verb, from scores to hits, how sure it is, what is searched.
+Unusual: of a calibrated model the likely and the possible come first under `limit`, whatever their cosines, so that
+what `Hits.answer` counts is among the hits; likely moments of a video that touch are one hit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from percepta import catalog
 from percepta.calibration import load_prior, probabilities, summarise
-from percepta.errors import BadInput, BadMedia, one_of, out_of_range
-from percepta.media import Source, collect
-from percepta.media.sniffing import name_of
+from percepta.calibration.prior import Prior
+from percepta.errors import BadInput, UnknownModel, one_of, out_of_range
+from percepta.media.sniffing import name_of, read_head
 from percepta.results import Hit, Hits
 from percepta.results.hits import LIKELY, POSSIBLE, UNCALIBRATED
 from percepta.tasks.encoder import NANO, Encoder
+from percepta.tasks.indexing.asking import Question
 from percepta.tasks.indexing.building import index
 from percepta.tasks.indexing.places import IN_FOLDER
-from percepta.tasks.indexing.ranking import nearest
+from percepta.tasks.indexing.ranking import nearest, scores_of
 from percepta.tasks.indexing.store import Entry, Index
 
-LONGEST = 2000  # letters; a model reads a few dozen words, and what is longer was no question
-PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".heic", ".tif", ".tiff", ".bmp", ".avif")
-SUFFIXES = frozenset([*PICTURES, ".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v"])
 KINDS = ("picture", "video")
+TOUCHING = 0.05  # seconds between moments that follow upon each other
+_SQLITE = b"SQLite format 3\0"
 _NEUTRAL: weakref.WeakKeyDictionary[Index, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 
 
@@ -84,12 +85,12 @@ def search(  # noqa: PLR0913 (the front door)
     limit: int = 20,
     *,
     picture: Any = None,
-    without: str | Sequence[str] = (),
+    without: str | Sequence[str] | None = None,
     since: str | date | None = None,
     until: str | date | None = None,
     folder: str | Path | None = None,
     kind: str | None = None,
-    model: str | nn.Module = NANO,
+    model: str | nn.Module | None = None,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
@@ -106,7 +107,10 @@ def search(  # noqa: PLR0913 (the front door)
         picture: a picture or video, beside words in `query`: what is like both.
         without: words for what is not wanted, one text or several.
         since, until, folder, kind: see `Filters`.
-        model, weights, device, dtype, batch_size, on_error: as for `index`; an index brings its own model.
+        model, weights: None is the model of the index, or the nano model for inputs; anything else must be what made
+            the index.
+        device, dtype: where and how precise; an index keeps to the first in which it loaded its model.
+        batch_size, on_error: as for `index`, for inputs.
 
     Returns:
         Hits with cosines, and with probabilities where the model has a prior (`percepta.calibration`) and the question
@@ -114,189 +118,162 @@ def search(  # noqa: PLR0913 (the front door)
 
     Raises:
         BadInput: nothing or too much asked, a name of a file that is not there, a limit below 1, a bad filter, a broken
-            index, inputs that hold nothing. BadMedia: the query's picture is unreadable.
+            index, one of another model, inputs that hold nothing. BadMedia: the query's picture is unreadable.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise out_of_range("limit", limit, "a whole number of 1 or more", "search")
-    unwanted = [without] if isinstance(without, str) else list(without)
-    question = _Question.of(query, picture, unwanted)
-    found, opened = _open(where, model, weights, device, dtype, batch_size, on_error, question.needs_words)
+    question, filters = Question.of(query, picture, without), Filters(since, until, folder, kind)
+    place = index_at(where)
+    if place is None and not isinstance(where, Index):
+        encoder = model if isinstance(model, Encoder) else Encoder(model or NANO, device, dtype, weights)
+        if question.needs_words:
+            encoder.need_words("search by words")
+        with index(where, model=encoder, batch_size=batch_size, on_error=on_error) as made:
+            return _answer(made, question, limit, filters)
+    found = where if place is None else Index.open(place)
     try:
-        return _Searcher(found).answer(question, limit, Filters(since, until, folder, kind))
+        _keep_to(found, model, weights)
+        _load(found, question, device, dtype)
+        return _answer(found, question, limit, filters)
     finally:
-        if opened:
+        if place is not None:
             found.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What is asked: words, a picture, or both, and what is not wanted."""
+def _answer(found: Index, question: Question, limit: int, filters: Filters) -> Hits:
+    """Rank, calibrate, filter, join and cut."""
+    entries, vectors = found.entries, found.vectors
+    kept = filters.kept(entries, found.root)
+    asked = question.vectors(found)
+    certainty = _Certainty.of(found, question)
+    kind = "cosine" if not asked.unwanted else "cosine with what is wanted less half of what is not"
+    if not entries or (kept is not None and not bool(kept.any())):
+        return Hits(asked.name, (), kind, UNCALIBRATED, *((None, None) if certainty is None else (0, 0)))
+    first = scores_of(vectors, asked.wanted)
+    ranked_by = scores_of(vectors, asked.combined) if asked.unwanted else first
+    if certainty is None:
+        best = nearest(vectors, asked.combined, limit, kept, ranked_by)
+        found_rows = zip(best.rows.tolist(), best.scores.tolist(), strict=True)
+        return Hits(asked.name, tuple(_hit(found, row, score, None, {}) for row, score in found_rows), kind)
+    sure = certainty.of_scores(first, question.kind)
+    for text in asked.unwanted:
+        sure = sure * (1 - certainty.of_scores(scores_of(vectors, text), "words"))
+    allowed = np.ones(len(entries), bool) if kept is None else kept.numpy()
+    spans, covered = _joined(entries, np.flatnonzero(allowed & (sure >= LIKELY)), sure)
+    allowed[covered] = False
+    best_rows: list[tuple[int, float]] = []
+    for tier in (allowed & (sure >= POSSIBLE), allowed & (sure < POSSIBLE)):
+        if tier.any() and len(best_rows) < limit:
+            best = nearest(vectors, asked.combined, limit - len(best_rows), torch.from_numpy(tier), ranked_by)
+            best_rows += zip(best.rows.tolist(), best.scores.tolist(), strict=True)
+    hits = tuple(_hit(found, row, score, sure, spans) for row, score in best_rows)
+    likely = int((sure[allowed] >= LIKELY).sum())
+    possible = int((sure[allowed] >= POSSIBLE).sum()) - likely
+    return Hits(asked.name, hits, kind, certainty.prior.fitted_on, likely, possible)
 
-    words: str | None
-    picture: Any
-    unwanted: tuple[str, ...]
+
+def _joined(
+    entries: Sequence[Entry], likely: NDArray[np.int64], sure: NDArray[np.float64]
+) -> tuple[dict[int, tuple[float, float]], list[int]]:
+    """Runs of likely moments of one video that touch: the span of each by its surest row, and the rows it covers."""
+    runs: list[list[int]] = []
+    for row in likely.tolist():
+        before = entries[runs[-1][-1]] if runs else None
+        entry = entries[row]
+        follows = (
+            before is not None
+            and before.source == entry.source
+            and before.end is not None
+            and entry.start is not None
+            and entry.start - before.end <= TOUCHING
+        )
+        runs[-1].append(row) if follows else runs.append([row])
+    spans, covered = {}, []
+    for run in runs:
+        start, end = entries[run[0]].start, entries[run[-1]].end
+        if len(run) > 1 and start is not None and end is not None:
+            surest = max(run, key=lambda row: sure[row])
+            spans[surest] = start, end
+            covered += [row for row in run if row != surest]
+    return spans, covered
+
+
+def _hit(
+    found: Index, row: int, score: float, sure: NDArray[np.float64] | None, spans: dict[int, tuple[float, float]]
+) -> Hit:
+    entry = found.entries[row]
+    start, end = spans.get(row, (entry.start, entry.end))
+    return Hit(_shown(entry, found.root), score, None if sure is None else float(sure[row]), start, end)
+
+
+def _shown(entry: Entry, root: Path) -> str:
+    """A file as people reach it from where they are; other inputs by their name."""
+    if entry.size is None:
+        return entry.source
+    path = entry.path(root)
+    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Certainty:
+    """How likely the entries of an index show what was asked for."""
+
+    index: Index
+    prior: Prior
 
     @classmethod
-    def of(cls, query: Any, picture: Any, unwanted: Sequence[str]) -> _Question:
-        words = query if isinstance(query, str) and not _is_file(query) else None
-        if words is not None and _looks_like_a_file(words):
-            raise BadInput(
-                f"{name_of(words)} looks like a file and is none; if it is meant as words, leave out the ending."
-            )
-        for text in ([] if words is None else [words]) + list(unwanted):
-            if not isinstance(text, str) or not text.strip():
-                raise BadInput("the query must be words or a picture; got an empty text.")
-            if len(text) > LONGEST:
-                raise BadInput(f"a query may have {LONGEST:,} letters; got {len(text):,}: ask in a sentence.")
-        if words is None and query is not None:
-            if picture is not None:
-                raise BadInput("search takes words and a picture, or one of them; got two pictures.")
-            picture = query
-        if words is None and picture is None:
-            raise BadInput("search needs words or a picture to look for; got neither.")
-        return cls(words, picture, tuple(unwanted))
-
-    @property
-    def needs_words(self) -> bool:
-        return self.words is not None or bool(self.unwanted)
-
-    @property
-    def kind(self) -> str:
-        """What calibration knows: "words", "picture", or "both", which it does not."""
-        return (
-            "both"
-            if self.words is not None and self.picture is not None
-            else "picture"
-            if self.words is None
-            else "words"
-        )
-
-
-class _Searcher:
-    """One index with what its questions share: the prior of its model and the neutral background of its entries."""
-
-    def __init__(self, found: Index) -> None:
-        self.index = found
-        self.prior = load_prior(found.model, found.maker.weights_hash)
-
-    def answer(self, question: _Question, limit: int, filters: Filters) -> Hits:
-        """Rank, calibrate, filter and cut."""
-        name, vector = self._vector(question)
-        entries, vectors = self.index.entries, self.index.vectors
-        kept = filters.kept(entries, self.index.root)
-        calibrated = self._background(question.kind) is not None
-        if not entries or (kept is not None and not bool(kept.any())):
-            return Hits(name, (), "cosine", UNCALIBRATED, *((0, 0) if calibrated else (None, None)))
-        ranked = nearest(vectors, vector, limit, kept)
-        rows, scores, kind = ranked.rows, ranked.scores, "cosine"
-        sure = self._probabilities(ranked.all_scores, question.kind) if calibrated else None
-        if question.unwanted:
-            excess, denied = self._unwanted(question.unwanted)
-            every = ranked.all_scores - excess
-            if kept is not None:
-                every[~kept.numpy()] = -np.inf
-            rows = np.argsort(-every, kind="stable")[: min(limit, int(np.isfinite(every).sum()))]
-            scores, kind = every[rows], "cosine, less the excess of what is not wanted"
-            sure = None if sure is None or denied is None else sure * (1 - denied)
-        hits = tuple(
-            Hit(
-                self._shown(entries[row]),
-                float(score),
-                None if sure is None else float(sure[row]),
-                entries[row].start,
-                entries[row].end,
-            )
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-        )
-        if sure is None or self.prior is None:
-            return Hits(name, hits, kind)
-        searched = sure if kept is None else sure[kept.numpy()]
-        likely = int((searched >= LIKELY).sum())
-        return Hits(name, hits, kind, self.prior.fitted_on, likely, int((searched >= POSSIBLE).sum()) - likely)
-
-    def _shown(self, entry: Entry) -> str:
-        """A file as people reach it from where they are; other inputs by their name."""
-        if entry.size is None:
-            return entry.source
-        path = entry.path(self.index.root)
-        return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
-
-    def _vector(self, question: _Question) -> tuple[str, Tensor]:
-        parts, names = [], []
-        if question.words is not None:
-            parts.append(words_vector(self.index, question.words))
-            names.append(question.words)
-        if question.picture is not None:
-            source = next(collect(question.picture))
-            if not isinstance(source, Source):
-                raise BadMedia(source.reason)
-            encoder = self.index.encoder
-            parts.append(encoder.embed(encoder.prepare(source)[None])[0])
-            names.append(source.name)
-        vector = torch.nn.functional.normalize(torch.stack(parts).sum(dim=0), dim=0)
-        return " + ".join(names), vector
-
-    def _unwanted(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
-        """For each entry, by what the unwanted exceeds its median over the index, and how likely it shows it."""
-        excess = np.zeros(len(self.index), np.float32)
-        likely = np.zeros(len(self.index), np.float64)
-        calibrated = self._background("words") is not None
-        for text in texts:
-            scores = nearest(self.index.vectors, words_vector(self.index, text), 1).all_scores
-            excess = np.maximum(excess, scores - np.median(scores))
-            if calibrated:
-                likely = np.maximum(likely, self._probabilities(scores, "words"))
-        return excess, likely if calibrated else None
-
-    def _background(self, kind: str) -> Any:
-        if self.prior is None or self.index.bank is None:
+    def of(cls, found: Index, question: Question) -> _Certainty | None:
+        """None where nothing is known of such questions to this model."""
+        prior = load_prior(found.model, found.maker.weights_hash)
+        if prior is None or found.bank is None or question.kind == "both":
             return None
-        return {"words": self.prior.words, "picture": self.prior.picture}.get(kind)
+        return None if question.kind == "picture" and prior.picture is None else cls(found, prior)
 
-    def _probabilities(self, scores: NDArray[np.float32], kind: str) -> NDArray[np.float64]:
-        assert self.prior is not None, "asked of calibrated models alone"
+    def of_scores(self, scores: Tensor, kind: str) -> NDArray[np.float64]:
+        """(N,) from the scores (N,) of the first pass: their error, 3e-4 at most of float16 vectors, shifts a
+        probability by less than a hundredth."""
         return probabilities(scores, neutral_of(self.index), self.prior, kind)
-
-
-def words_vector(found: Index, text: str) -> Tensor:
-    """(D,) of words, remembered by the index. Raises BadInput for a model without words."""
-    vector = found.cached_query(text)
-    if vector is None:
-        found.encoder.need_words("search by words")
-        vector = found.encoder.words([text])[0]
-        found.cache_query(text, vector)
-    return vector
 
 
 def neutral_of(found: Index) -> NDArray[np.float32]:
     """(N, 2): what calibration needs of each entry's cosines with the neutral texts, computed once an index."""
-    if found not in _NEUTRAL:
+    if found not in _NEUTRAL or len(_NEUTRAL[found]) != len(found):
         bank = found.bank
         assert bank is not None, "asked of calibrated models alone"
         _NEUTRAL[found] = summarise(torch.cat([part.float() @ bank.T for part in found.vectors.split(8192)]))
     return _NEUTRAL[found]
 
 
-def _open(
-    where: Any,
-    model: str | nn.Module,
-    weights: str | Path | None,
-    device: str | torch.device | None,
-    dtype: torch.dtype | str | None,
-    batch_size: int | None,
-    on_error: str,
-    needs_words: bool,
-) -> tuple[Index, bool]:
-    """The index to be searched, and whether it was opened here."""
-    if isinstance(where, Index):
-        return where, False
-    place = index_at(where)
-    if place is not None:
-        return Index.open(place), True
-    encoder = Encoder(model, device, dtype, weights)
-    if needs_words:
-        encoder.need_words("search by words")
-    return index(where, model=encoder, batch_size=batch_size, on_error=on_error), True
+def _keep_to(found: Index, model: str | nn.Module | Encoder | None, weights: str | Path | None) -> None:
+    """See that a model that is asked for is the one of the index. Raises BadInput if it is another."""
+    if weights is not None:
+        found.maker = replace(found.maker, weights=str(Path(weights).expanduser().absolute()))
+    if isinstance(model, nn.Module | Encoder):
+        encoder = model if isinstance(model, Encoder) else Encoder(model)
+        found.maker.check_hash(encoder.model)
+        found.loaded = encoder
+    elif model is not None:
+        try:
+            name = catalog.describe(model).name
+        except UnknownModel:
+            if not Path(model).expanduser().exists():
+                raise
+            found.maker = replace(found.maker, weights=str(Path(model).expanduser().absolute()))
+            return
+        if name != found.model:
+            raise BadInput(
+                f"the index was made with {found.model} and now {name} is asked for; leave the model out, or make "
+                "another index."
+            )
+
+
+def _load(found: Index, question: Question, device: str | torch.device | None, dtype: torch.dtype | str | None) -> None:
+    """Load what a question needs of the model of an index, where and how it is wanted, unless it is there already."""
+    if found.loaded is None and question.picture is not None:
+        found.loaded = found.maker.load(device, dtype)
+    texts = [*([] if question.words is None else [question.words]), *question.unwanted]
+    if found.loaded is None and found.reader is None and any(found.cached_query(text) is None for text in texts):
+        found.reader = found.maker.load_words(device, dtype)
 
 
 def index_at(where: Any) -> Path | None:
@@ -304,23 +281,15 @@ def index_at(where: Any) -> Path | None:
     if not isinstance(where, str | os.PathLike) or os.fspath(where) == "-":
         return None
     place = Path(where).expanduser()
-    if place.is_dir():
-        inside = place / IN_FOLDER
-        return inside if inside.is_file() else None
-    if place.suffix == ".index":
-        return place
-    return None
-
-
-def _is_file(text: str) -> bool:
     try:
-        return Path(text).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # words that no file can be called
-        return False
-
-
-def _looks_like_a_file(text: str) -> bool:
-    return os.path.splitext(text)[1].lower() in SUFFIXES
+        if place.is_dir():
+            inside = place / IN_FOLDER
+            return inside if inside.is_file() else None
+        if place.is_file():
+            return place if place.suffix == ".index" or read_head(place, len(_SQLITE)) == _SQLITE else None
+    except (OSError, ValueError):
+        return None
+    return place if place.suffix == ".index" else None
 
 
 def _seconds(given: str | date, what: str, missing: time) -> float:

@@ -41,22 +41,21 @@ class Ranked:
 
 
 @torch.inference_mode()
-def nearest(vectors: Tensor, query: Tensor, count: int, kept: Tensor | None = None) -> Ranked:
+def nearest(
+    vectors: Tensor, query: Tensor, count: int, kept: Tensor | None = None, first: Tensor | None = None
+) -> Ranked:
     """The `count` rows whose product with the query is largest.
 
     Args:
         vectors: (N, D) rows of length 1 before they were rounded to their type; float16 is the fastest on a CPU.
         query: (D,) float32, any length.
         kept: (N,) bool, the rows that may be found; None for all.
+        first: (N,) what `scores_of` gave for the query, if that is at hand.
 
     Raises: BadInput for shapes that do not fit, and for vectors or a query with values that are no numbers.
     """
-    if vectors.ndim != 2 or query.shape != vectors.shape[1:]:
-        raise wrong_shape("the query", query.shape, f"({vectors.shape[-1]},) of the vectors that are searched")
-    if not bool(torch.isfinite(query).all()):
-        raise BadInput("the query's vector holds values that are no finite numbers; the picture or the model is bad.")
-    first = product(vectors, query)
-    check_finite(first)
+    if first is None:
+        first = scores_of(vectors, query)
     error = error_bound(vectors.dtype, query, float(first.abs().max()) if len(first) else 0.0)
     rows = _within_reach(first, count, 2 * error, kept)
     exact = _exact(vectors, query, rows)
@@ -68,6 +67,23 @@ def nearest(vectors: Tensor, query: Tensor, count: int, kept: Tensor | None = No
     scores = exact.numpy().astype(np.float32)
     order = np.argsort(-scores, kind="stable")[:count]
     return Ranked(rows.numpy()[order], scores[order], first.numpy(), error)
+
+
+@torch.inference_mode()
+def scores_of(vectors: Tensor, query: Tensor) -> Tensor:
+    """(N,) float32: the first pass alone, each within `error_bound` of the exact product; errors as of `nearest`."""
+    if vectors.ndim != 2 or query.shape != vectors.shape[1:]:
+        raise wrong_shape("the query", query.shape, f"({vectors.shape[-1]},) of the vectors that are searched")
+    if not bool(torch.isfinite(query).all()):
+        raise BadInput("the query's vector holds values that are no finite numbers; the picture or the model is bad.")
+    first = product(vectors, query)
+    bad = torch.nonzero(~torch.isfinite(first))
+    if len(bad):
+        raise BadInput(
+            f"{len(bad)} of {len(first)} vectors hold values that are no finite numbers, the first in row "
+            f"{int(bad[0])}; index these inputs again."
+        )
+    return first
 
 
 def product(vectors: Tensor, query: Tensor) -> Tensor:
@@ -96,16 +112,6 @@ def error_bound(dtype: torch.dtype, query: Tensor, largest: float) -> float:
     of_sum = summing * length * float(rounded.norm())
     of_result = unit / (1 - unit) * largest + limits.tiny * unit
     return of_query + of_sum + of_result
-
-
-def check_finite(scores: Tensor) -> None:
-    """Raises BadInput naming the first row whose score is no number, since its vector is damaged."""
-    bad = torch.nonzero(~torch.isfinite(scores))
-    if len(bad):
-        raise BadInput(
-            f"{len(bad)} of {len(scores)} vectors hold values that are no finite numbers, the first in row "
-            f"{int(bad[0])}; index these inputs again."
-        )
 
 
 def _within_reach(first: Tensor, count: int, reach: float, kept: Tensor | None) -> Tensor:

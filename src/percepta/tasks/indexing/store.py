@@ -20,13 +20,14 @@ from types import TracebackType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from percepta import catalog
 from percepta.errors import BadInput, UnknownModel
 from percepta.media.sniffing import Kind, name_of
 from percepta.results import Failure
 from percepta.running.fingerprint import weights_hash
+from percepta.running.loading import as_device, as_dtype, open_model
 from percepta.tasks.encoder import Encoder
 from percepta.tasks.indexing import schema
 from percepta.tasks.indexing.places import find_root, root_hints
@@ -71,19 +72,40 @@ class Maker:
 
     def load(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> Encoder:
         """The model again. Raises UnknownModel, MissingWeights; BadInput when its weights are others now."""
+        name, weights = self._found()
+        encoder = Encoder(name, device, dtype, weights)
+        self.check_hash(encoder.model)
+        return encoder
+
+    def load_words(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> Encoder:
+        """The text half of the model alone, of whose file no more is read: enough to search by words.
+
+        Raises: as `load`; BadInput for a model without words.
+        """
+        whole = open_model(*self._found())
+        self.check_hash(whole)
+        if not hasattr(whole, "text_half"):
+            Encoder(whole).need_words("search by words")
+        half = whole.text_half().eval().to(as_device(device or "cpu"), as_dtype(dtype) or torch.float32)
+        half.name, half.preprocess = whole.name, whole.preprocess
+        return Encoder(half)
+
+    def _found(self) -> tuple[str, str | None]:
+        """The name, or the file that says what it is, and the file of the weights."""
         try:
             catalog.describe(self.model)
-        except UnknownModel:  # its file says what it is
-            encoder = Encoder(self.weights or self.model, device, dtype)
-        else:
-            encoder = Encoder(self.model, device, dtype, self.weights or None)
-        found = weights_hash(encoder.model)
+        except UnknownModel:
+            return self.weights or self.model, None
+        return self.model, self.weights or None
+
+    def check_hash(self, model: nn.Module) -> None:
+        """Raises BadInput for a model with other weights."""
+        found = weights_hash(model)
         if found != self.weights_hash:
             raise BadInput(
                 f"the index was made with weights of {self.model} of the hash {self.weights_hash}, and those at hand "
                 f"have {found}; make the index again with overwrite, or name the old weights."
             )
-        return encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +175,7 @@ class Index:
         path: the file, or None in memory.
         root: the folder that names are relative to.
         maker: what made the vectors.
+        loaded, reader: its model, and what reads words alone, once they are loaded.
     """
 
     path: Path | None
@@ -160,6 +183,7 @@ class Index:
     maker: Maker
     connection: sqlite3.Connection = field(repr=False)
     loaded: Encoder | None = field(default=None, repr=False)
+    reader: Encoder | None = field(default=None, repr=False)
     _contents: tuple[tuple[Entry, ...], Tensor] | None = field(default=None, repr=False)
     _asked: dict[str, Tensor] = field(default_factory=dict, repr=False)
 

@@ -99,13 +99,11 @@ def test_tallies_by_hand() -> None:
     ious = Tally(np.array([[1.0, 0, 0, 2, 1, 0], [1, 0, 0, 2, 1, 0]]), mean_iou)  # 1/2, 0, and a class never seen
     assert ious.value == 0.25
     assert ious.interval() == (0.25, 0.25)
-    better = Tally(counts + np.array([1.0, 0]), ratio)
-    assert better.beyond(Tally(counts, ratio)) == (0.5, 0.5, 0.5)  # the same in both scenes: nothing to doubt
-    low, high = Tally(counts, ratio).interval()
-    assert (low, high) == (0.5, 1.5)
-    assert better.of([0]).value == 1
-    with pytest.raises(BadInput, match="same scenes"):
-        better.beyond(Tally(counts[:1], ratio))
+    assert Tally(counts, ratio).interval() == (0.5, 1.5)  # one of the two scenes twice, or both
+    with pytest.raises(BadInput, match="level"):
+        Tally(counts, ratio).interval(level=1)
+    with pytest.raises(BadInput, match="at least one of each"):
+        Tally(counts[:0], ratio)
 
 
 def test_scores_by_hand() -> None:

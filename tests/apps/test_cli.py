@@ -127,18 +127,18 @@ def test_embed_writes_every_format_with_the_names(percepta: Any, media: Path, tm
     from pyarrow import parquet
     from safetensors.numpy import load_file
 
-    for ending in ("npy", "parquet", "safetensors"):
-        assert percepta("embed", media, "-o", tmp_path / f"v.{ending}").code == 0
-    vectors = np.load(tmp_path / "v.npy")
+    for ending in ("NPY", "Parquet", "safetensors"):
+        assert percepta("embed", media, "-o", tmp_path / f"v{ending[0]}.{ending}").code == 0
+    vectors = np.load(tmp_path / "vN.NPY")
     assert vectors.shape == (6, 192)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
-    np.testing.assert_array_equal(load_file(tmp_path / "v.safetensors")["vectors"], vectors)
-    table = parquet.read_table(tmp_path / "v.parquet").to_pydict()
+    np.testing.assert_array_equal(load_file(tmp_path / "vs.safetensors")["vectors"], vectors)
+    table = parquet.read_table(tmp_path / "vP.Parquet").to_pydict()
     np.testing.assert_array_equal(np.array(table["vector"], dtype=np.float32), vectors)
     assert [Path(name).name for name in table["source"]] == NAMES
-    ids = list(csv.DictReader((tmp_path / "v.ids.csv").open()))
-    assert [Path(row["source"]).name for row in ids] == NAMES
+    for ids in ("vN.ids.csv", "vs.ids.csv"):
+        assert [Path(row["source"]).name for row in csv.DictReader((tmp_path / ids).open())] == NAMES
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name or path.name.startswith(".")]
 
 
@@ -147,7 +147,7 @@ def test_embed_goes_on_where_it_was_interrupted(
 ) -> None:
     from percepta.apps.cli.vectors import VectorFile
 
-    percepta("embed", media, "-o", tmp_path / "whole.npy")
+    percepta("embed", media, media / "red.png", "-o", tmp_path / "whole.npy")
     write = VectorFile.write
 
     def interrupted(self: VectorFile, name: str, vector: np.ndarray) -> None:
@@ -156,22 +156,46 @@ def test_embed_goes_on_where_it_was_interrupted(
         write(self, name, vector)
 
     monkeypatch.setattr(VectorFile, "write", interrupted)
-    stopped = percepta("embed", media, "-o", tmp_path / "cut.npy")
+    twice = (media, media / "red.png")
+    stopped = percepta("embed", *twice, "-o", tmp_path / "cut.npy")
     assert stopped.code == 130
     assert "interrupted" in stopped.err
     assert not (tmp_path / "cut.npy").exists()
     with (tmp_path / "cut.npy.partial").open("ab") as file:
         file.write(bytes(100))  # a vector that was cut off
     monkeypatch.setattr(VectorFile, "write", write)
-    other = percepta("embed", media, "-o", tmp_path / "cut.npy", "--resume", "--raw")
-    assert "was begun with raw False and now it is True" in other.err
-    done = percepta("embed", media, "-o", tmp_path / "cut.npy", "--resume")
-    assert "3 of 6 inputs were done before" in done.err
+    assert (
+        "is left of a run that was interrupted; pass --resume"
+        in percepta("embed", media, "-o", tmp_path / "cut.npy").err
+    )
+    torch.manual_seed(8)
+    other = save(build("pe-core-nano"), tmp_path / "other.safetensors")
+    for option, what in (
+        (["--raw"], "raw False"),
+        (["--dtype", "bf16"], "dtype 'float32'"),
+        (["--weights", other], "weights '"),
+    ):
+        refused = percepta(
+            "embed", *twice, "-o", tmp_path / "cut.npy", "--resume", *option, weights=other not in option
+        )
+        assert refused.code == 2
+        assert f"was begun with {what}" in refused.err
+    done = percepta("embed", *twice, "-o", tmp_path / "cut.npy", "--resume")
+    assert "3 of 7 inputs were done before" in done.err
     again = percepta("embed", media, "-o", tmp_path / "cut.npy", "--resume")
     assert again.code == 0
     assert "is complete" in again.err
     np.testing.assert_allclose(np.load(tmp_path / "cut.npy"), np.load(tmp_path / "whole.npy"), atol=1e-5)
     assert (tmp_path / "cut.ids.csv").read_text() == (tmp_path / "whole.ids.csv").read_text()
+
+
+def test_names_of_other_vectors_are_not_replaced(percepta: Any, media: Path, tmp_path: Path) -> None:
+    (tmp_path / "v.ids.csv").write_text("mine")
+    done = percepta("embed", media, "-o", tmp_path / "v.npy")
+    assert (done.code, (tmp_path / "v.ids.csv").read_text()) == (2, "mine")
+    assert "v.ids.csv' exists, the names of other vectors; pass --overwrite, or another name." in done.err
+    assert percepta("embed", media, "-o", tmp_path / "v.npy", "--batch-size", 0, "--overwrite").code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["v.ids.csv"]  # what is wrong leaves nothing behind
 
 
 def test_features_writes_upright_pictures_in_the_shape_of_the_input(percepta: Any, media: Path, tmp_path: Path) -> None:

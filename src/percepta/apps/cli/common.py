@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,6 +77,18 @@ def gather(inputs: list[str], limit: int | None = None) -> list[Any]:
 def by_name(sources: list[Any]) -> dict[str, Any]:
     """The sources by name, without the failures among them."""
     return {source.name: source for source in sources if hasattr(source, "name")}
+
+
+def left_of(sources: Sequence[Any], done: Iterable[str], key: Callable[[str], str] = str) -> list[Any]:
+    """The sources whose names (their `key`) are not among those that are done; given twice, they must be done twice."""
+    held, left = Counter(done), []
+    for source in sources:
+        name = key(getattr(source, "name", ""))  # a failure has none
+        if held[name]:
+            held[name] -= 1
+        else:
+            left.append(source)
+    return left
 
 
 def progress(what: str) -> Any:

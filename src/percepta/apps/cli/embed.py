@@ -58,7 +58,8 @@ def embed(  # noqa: PLR0913 (the options of a command)
 
     -o FILE.npy and FILE.safetensors come with FILE.ids.csv, the names of the rows; FILE.parquet holds both.
     """
-    from percepta.apps.cli.vectors import ENDINGS, VectorFile, need_parquet
+    from percepta.apps.cli.vectors import ENDINGS, VectorFile, check_vectors, names_beside, need_parquet
+    from percepta.running.fingerprint import made_with
     from percepta.tasks.embed import embed as run
 
     if out is None and not as_json:
@@ -72,8 +73,10 @@ def embed(  # noqa: PLR0913 (the options of a command)
         common.say(f"{out} is complete; pass --overwrite instead of --resume to make it again.")
         return
     common.check_output(out, overwrite)
-    if out is not None and out.suffix.lower() == ".parquet":
-        need_parquet()
+    if out is not None:
+        check_vectors(out, overwrite, resume)
+        if out.suffix.lower() == ".parquet":
+            need_parquet()
     sources = common.gather(inputs, limit)
     loaded = Settings(model, weights, device, dtype, batch_size).load()
     bar = common.progress("embed")
@@ -83,16 +86,17 @@ def embed(  # noqa: PLR0913 (the options of a command)
             print(json.dumps(result.to_dict()), flush=True)
         common.finish(printed.failures)
         return
-    with VectorFile(out, loaded.name, resume, {"weights": weights, "dtype": dtype, "raw": raw}) as file:
-        seen = set(file.names)
-        todo = [source for source in sources if getattr(source, "name", None) not in seen] if seen else sources
-        if seen:
-            common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
-        stream = run(todo, loaded, not raw, batch_size=batch_size) if todo else None
+    file = VectorFile(out, made_with(loaded) | {"raw": raw}, resume)
+    todo = file.todo(sources)
+    if file.names:
+        common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
+    stream = run(todo, loaded, not raw, batch_size=batch_size) if todo else None
+    with file:
         for result in stream.watched(bar) if stream else ():
             file.write(result.source, result.vector)
         file.complete()
     failures = stream.failures if stream else []
-    beside = "" if out.suffix.lower() == ".parquet" else f" and {file.ids_path}"
+    names = names_beside(out)
+    beside = "" if names is None else f" and {names}"
     common.say(f"wrote {len(file.names)} vectors of {file.width} numbers to {out}{beside}")
     common.finish(failures)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from percepta.apps.cli.common import left_of
 from percepta.errors import BadInput
 from percepta.results import Labels
 from percepta.results.formats.table import rows, safe_cell, to_csv
@@ -49,15 +50,8 @@ class LabelFile:
             self._read_back(path.read_bytes())
 
     def todo(self, sources: Sequence[Any]) -> list[Any]:
-        """The sources without those that the file holds; what was given twice must be held twice."""
-        held, left = self.done.copy(), []
-        for source in sources:
-            name = self._cell(getattr(source, "name", ""))  # a failure has none
-            if held[name]:
-                held[name] -= 1
-            else:
-                left.append(source)
-        return left
+        """The sources without those that the file holds."""
+        return left_of(sources, self.done.elements(), self._cell)
 
     def write(self, labels: Labels) -> None:
         """Add one result."""

@@ -5,7 +5,8 @@
 Bare is the model alone on batches that are ready in memory. End to end is `percepta.index` into a new file: walking
 the folder, hashing, reading the time, decoding, resizing, embedding, committing. The two take turns in one process,
 with the same model, threads and batch size. Weights are random and the text tower is left out: neither changes the
-work. Prints the median ratio of the rounds with the smallest and the largest, and what preparing a picture costs.
+work. Prints the median ratio of the rounds with the smallest and the largest, and the same of processor time, which
+is steadier on a machine that has other work (and blind to waiting).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,30 +47,24 @@ def photographs(folder: Path, megapixels: float, count: int) -> Path:
     return folder
 
 
-def bare(encoder: Encoder, count: int, batch_size: int) -> float:
-    """Seconds to embed so many pictures that are ready."""
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds by the clock, and of all cores."""
+    began, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - began, time.process_time() - processor
+
+
+def bare(encoder: Encoder, count: int, batch_size: int) -> None:
+    """Embed so many pictures that are ready."""
     side = encoder.model.config.image_size
     pictures = torch.rand(batch_size, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    began = time.perf_counter()
     for start in range(0, count, batch_size):
         encoder.embed(pictures[: count - start])
-    return time.perf_counter() - began
 
 
-def end_to_end(encoder: Encoder, folder: Path, place: Path, batch_size: int) -> float:
-    """Seconds to index a folder into a new file."""
-    began = time.perf_counter()
+def end_to_end(encoder: Encoder, folder: Path, place: Path, batch_size: int) -> None:
+    """Index a folder into a new file."""
     index(folder, place, model=encoder, batch_size=batch_size, overwrite=True).close()
-    return time.perf_counter() - began
-
-
-def preparing(encoder: Encoder, folder: Path) -> float:
-    """Seconds of one core to decode, resize and normalise one picture of a folder."""
-    files = sorted(folder.glob("*.jpg"))[:DISTINCT]
-    began = time.process_time()
-    for file in files:
-        encoder.model.preprocess(file)
-    return (time.process_time() - began) / len(files)
 
 
 def main() -> None:
@@ -86,26 +82,30 @@ def main() -> None:
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.model}")
     bare(encoder, arguments.batch_size, arguments.batch_size)
     with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary) / "pictures.index"
         for size in arguments.megapixels:
             folder = photographs(Path(temporary) / f"{size:g}", size, arguments.pictures)
-            place = Path(temporary) / "pictures.index"
-            ratios, paces = [], []
+            rounds = []
             for turn in range(arguments.rounds):
-                alone, whole = 0.0, 0.0
-                for which in (0, 1) if turn % 2 else (1, 0):
-                    if which:
-                        whole = end_to_end(encoder, folder, place, arguments.batch_size)
-                    else:
-                        alone = bare(encoder, arguments.pictures, arguments.batch_size)
-                ratios.append(alone / whole)
-                paces.append((arguments.pictures / alone, arguments.pictures / whole))
-            alone, whole = (statistics.median(column) for column in zip(*paces, strict=True))
-            print(
-                f"{size:g} megapixels: {statistics.median(ratios):.2f} of the bare throughput "
-                f"({min(ratios):.2f} to {max(ratios):.2f}); bare {alone:.2f}, indexing {whole:.2f} pictures/s; "
-                f"preparing takes {1e3 * preparing(encoder, folder):.0f} ms of one core",
-                flush=True,
-            )
+                work = (
+                    lambda: bare(encoder, arguments.pictures, arguments.batch_size),
+                    lambda folder=folder: end_to_end(encoder, folder, place, arguments.batch_size),
+                )
+                times = {which: timed(work[which]) for which in ((0, 1) if turn % 2 else (1, 0))}
+                rounds.append((*times[0], *times[1]))
+            print(f"{size:g} megapixels: {summary(rounds, arguments.pictures)}", flush=True)
+
+
+def summary(rounds: list[tuple[float, float, float, float]], pictures: int) -> str:
+    """Rounds of (clock, processor) of bare and (clock, processor) of indexing, in words."""
+    clock = sorted(alone / whole for alone, _, whole, _ in rounds)
+    processor = sorted(alone / whole for _, alone, _, whole in rounds)
+    alone, _, whole, _ = (pictures / statistics.median(column) for column in zip(*rounds, strict=True))
+    return (
+        f"{statistics.median(clock):.2f} of the bare throughput ({clock[0]:.2f} to {clock[-1]:.2f}), bare {alone:.2f}, "
+        f"indexing {whole:.2f} pictures/s; {statistics.median(processor):.2f} by processor time "
+        f"({processor[0]:.2f} to {processor[-1]:.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -190,6 +190,18 @@ def test_a_further_folder_joins(many: Path, tmp_path: Path) -> None:
     assert (report.added, report.unchanged, report.removed) == (0, 62, 0)
 
 
+def test_nothing_is_written_when_nothing_has_changed(many: Path, tmp_path: Path) -> None:
+    place = tmp_path / "x.index"
+    told_by(many, place)[0].close()
+    with Index.open(place) as other:
+        other.connection.execute("BEGIN IMMEDIATE")  # who wanted to write would have to wait
+        found, report = told_by(many, place)
+        assert report.unchanged == 31
+        assert found.bank is not None
+        found.close()
+        other.connection.rollback()
+
+
 def test_a_model_of_a_file_is_found_again(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     percepta.save(nano.model(), tmp_path / "mine.safetensors")
     monkeypatch.chdir(tmp_path)

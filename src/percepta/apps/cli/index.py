@@ -78,22 +78,10 @@ def index(  # noqa: PLR0913 (the options of a command)
         told=lambda news: reports.append(news) if hasattr(news, "added") else _say_estimate(news),
     )
     report = reports[-1]
-    size = place.stat().st_size
     if as_json:
-        record = {
-            "index": str(place),
-            "entries": len(found),
-            "bytes": size,
-            "added": report.added,
-            "moved": report.moved,
-            "removed": report.removed,
-            "unchanged": report.unchanged,
-            "seconds": round(report.seconds, 1),
-            "failures": [failure.to_dict() for failure in report.failures],
-        }
-        print(json.dumps(record))
+        print(json.dumps(_record(found, report)))
     else:
-        _say_report(found, report, size)
+        _say_report(found, report)
     common.finish(list(report.failures))
 
 
@@ -107,7 +95,21 @@ def _say_estimate(news: Any) -> None:
     common.say(f"to index: {' and '.join(work)}{time}.")
 
 
-def _say_report(found: Any, report: Any, size: int) -> None:
+def _record(found: Any, report: Any) -> dict[str, Any]:
+    return {
+        "index": str(found.path),
+        "entries": len(found),
+        "bytes": found.path.stat().st_size,
+        "added": report.added,
+        "moved": report.moved,
+        "removed": report.removed,
+        "unchanged": report.unchanged,
+        "seconds": round(report.seconds, 1),
+        "failures": [failure.to_dict() for failure in report.failures],
+    }
+
+
+def _say_report(found: Any, report: Any) -> None:
     changed = [
         f"{number} {word}"
         for number, word in (
@@ -121,5 +123,5 @@ def _say_report(found: Any, report: Any, size: int) -> None:
     ]
     print(f"{', '.join(changed) or 'nothing to do'}; {common.lasting(report.seconds)}.")
     contents = common.counted(len(found), "picture and moment", "pictures and moments")
-    print(f"{common.shown(str(found.path))}: {contents}, {common.sized(size)}.")
+    print(f"{common.shown(str(found.path))}: {contents}, {common.sized(found.path.stat().st_size)}.")
     print(f'next: percepta search {shlex.quote(common.shown(str(found.path)))} "what you look for"')

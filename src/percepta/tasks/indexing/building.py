@@ -125,16 +125,11 @@ def index(  # noqa: PLR0913 (the front door)
     changes = changes_of(found.files(), sources, found.root, input_paths(inputs) if limit is None else ())
     if on_error == "raise" and changes.failures:
         raise BadMedia(changes.failures[0].reason)
-    found.remove(changes.gone)
-    found.rename(changes.moved)
-    _keep_bank(found, encoder)
-    run = _Run(found, encoder, batch_size or DEFAULT_BATCH.get(encoder.device.type, 8), on_error)
+    _bring_up_to_date(found, changes, encoder)
     if told is not None:
         told(estimate(changes.new, encoder, maker.dimension))
-    with progress or Progress("index", shown=False) as bar:
-        bar.start(len(changes.new))
-        run.pictures([item for item in changes.new if item.row.kind == "picture"], bar)
-        run.videos([item for item in changes.new if item.row.kind == "video"], bar)
+    run = _Run(found, encoder, batch_size or DEFAULT_BATCH.get(encoder.device.type, 8), on_error)
+    run.all(changes.new, progress or Progress("index", shown=False))
     if told is not None:
         told(_report(changes, run, time.monotonic() - began))
     return found
@@ -163,6 +158,13 @@ class _Run:
         self.failures: list[Failure] = []
         self._waiting: list[tuple[FileRow, Sequence[Part]]] = []
         self._committed = time.monotonic()
+
+    def all(self, items: Sequence[Found], progress: Progress) -> None:
+        """Pictures first, which are quickly done, then videos."""
+        with progress:
+            progress.start(len(items))
+            self.pictures([item for item in items if item.row.kind == "picture"], progress)
+            self.videos([item for item in items if item.row.kind == "video"], progress)
 
     def pictures(self, items: Sequence[Found], progress: Progress) -> None:
         """Embed pictures and keep their vectors."""
@@ -362,8 +364,12 @@ def _ready(found: Index | None, place: Path | None, overwrite: bool, maker: Make
     return found
 
 
-def _keep_bank(found: Index, encoder: Encoder) -> None:
-    """The vectors of the neutral texts, which probabilities are measured against."""
+def _bring_up_to_date(found: Index, changes: Changes, encoder: Encoder) -> None:
+    """All but what is to be embedded: what is gone, what has moved, the neutral texts that probabilities need."""
+    if changes.gone:
+        found.remove(changes.gone)
+    if changes.moved:
+        found.rename(changes.moved)
     if encoder.has_words and found.bank_texts != (texts := neutral_texts()):
         found.keep_bank(texts, encoder.words(texts))
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from percepta import build, list_models, save
 from percepta.apps.cli import run
+from percepta.media import Preprocess
 from tests.tasks import nano
 
 NAMES = ["blue.png", "green.png", "grey.png", "moving.mp4", "red.png", "turned photo.jpg"]
@@ -81,7 +82,7 @@ def test_a_page_of_a_resumed_run_says_what_it_shows(percepta: Any, media: Path, 
     words = ["classify", media, "--labels", "a cat,a dog", "-o", tmp_path / "x.csv"]
     percepta(*words, "--limit", 2)
     done = percepta(*words, "--resume", "--report", tmp_path / "x.html")
-    assert "the page shows what this run did, 4 of 6 inputs." in done.err
+    assert "2 of 6 inputs were done before; the page will show the other 4." in done.err
 
 
 def test_an_output_stays_when_the_arguments_are_wrong(percepta: Any, media: Path, tmp_path: Path) -> None:
@@ -210,7 +211,34 @@ def test_features_writes_upright_pictures_in_the_shape_of_the_input(percepta: An
     assert Image.open(out / "moving.layer0.png").size == (384, 288)
     assert np.load(out / "red.layer5.npy").shape == (8, 8, 192)
     assert "pass --overwrite" in percepta("features", media, "-o", out).err
-    assert percepta("features", media, "-o", out, "--resume").code == 0
+
+
+def test_features_goes_on_with_what_is_missing(
+    percepta: Any, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "layers"
+    words = ["features", media, "-o", out, "--layers", "0,-1", "--size", 32, "--arrays"]
+    assert percepta(*words).code == 0
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert len(whole) == 24
+    (out / "red.layer5.png").unlink()
+    (out / "grey.layer0.npy").unlink()
+    seen: list[str] = []
+    prepare = Preprocess.__call__
+
+    def watched(self: Preprocess, thing: Path, *size: Any) -> torch.Tensor:
+        seen.append(thing.name)
+        return prepare(self, thing, *size)
+
+    monkeypatch.setattr(Preprocess, "__call__", watched)
+    done = percepta(*words, "--resume")
+    assert (done.code, "4 of 6 inputs were done before" in done.err) == (0, True)
+    assert sorted(seen) == ["grey.png", "red.png"]  # the others are not even opened
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    assert "nothing is left to do." in percepta(*words, "--resume").err
+    other = percepta("features", media, "-o", out, "--layers", "0", "--size", 64, "--resume")
+    assert (other.code, "size 32, and now it is pe-core-nano" in other.err) == (2, True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
 
 
 def test_failures_are_named_and_the_others_done(percepta: Any, media: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,9 @@ def test_a_saved_file_is_a_name(saved: tuple) -> None:
 
 
 def test_a_tower_comes_out_of_a_whole_checkpoint(saved: tuple, tmp_path: Path) -> None:
-    for layout in ("native", "official", "open_clip"):
-        path = percepta.save(saved[0], tmp_path / f"{layout}.pt", layout=layout)
+    for layout, ending in (("native", "pt"), ("official", "PT"), ("open_clip", "pth")):
+        path = percepta.save(saved[0], tmp_path / f"{layout}.{ending}", layout=layout)
+        assert zipfile.is_zipfile(path)  # as torch writes them
         tower = percepta.load("pe-core-t16-384", weights=path, **TINY, text=None)
         assert torch.equal(tower.projection, saved[0].vision.projection)
 

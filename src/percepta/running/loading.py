@@ -100,7 +100,7 @@ def save(model: Any, path: str | Path, layout: str = "native", dtype: torch.dtyp
         if layout not in known:
             raise one_of("layout", layout, ("native", *known), owner=getattr(model, "name", ""))
         tensors = known[layout].to_foreign(tensors)
-    if path.suffix in (".pt", ".pth"):
+    if path.suffix.lower() in (".pt", ".pth"):
         checkpoints.write_torch(path, tensors)
         return path
     family = family_of(model).__name__.rsplit(".", 1)[-1]

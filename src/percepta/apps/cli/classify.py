@@ -94,10 +94,7 @@ def classify(  # noqa: PLR0913 (the options of a command)
     every = [*names, NONE] if none else names
     file = None if out is None else LabelFile(out, every, _made_with(loaded, templates, multi), resume)
     todo = sources if file is None else file.todo(sources)
-    if len(todo) < len(sources):
-        common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
-    if not todo:
-        common.say("nothing is left to do" + ("; no page is written." if report else "."))
+    if common.say_resumed(sources, todo, report is not None):
         return
     stream = run(todo, names, loaded, templates, none, multi, batch_size=batch_size)
     places = common.by_name(todo)
@@ -114,8 +111,6 @@ def classify(  # noqa: PLR0913 (the options of a command)
             else:
                 print(line_of(result), flush=True)
     _close(out, report, page, stream.failures)
-    if report is not None and len(todo) < len(sources):
-        common.say(f"the page shows what this run did, {len(todo)} of {len(sources)} inputs.")
     common.finish(stream.failures)
 
 

@@ -91,6 +91,16 @@ def left_of(sources: Sequence[Any], done: Iterable[str], key: Callable[[str], st
     return left
 
 
+def say_resumed(sources: Sequence[Any], todo: Sequence[Any], page: bool = False) -> bool:
+    """Say how much was done before, and what a page will show of it; returns whether nothing is left."""
+    if len(todo) < len(sources):
+        shown = f"; the page will show the other {len(todo)}" if page and todo else ""
+        say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before{shown}.")
+    if not todo:
+        say("nothing is left to do" + ("; no page is written." if page else "."))
+    return not todo
+
+
 def progress(what: str) -> Any:
     """A bar, or plain lines, on standard error."""
     from percepta.running.progress import Progress

@@ -88,8 +88,7 @@ def embed(  # noqa: PLR0913 (the options of a command)
         return
     file = VectorFile(out, made_with(loaded) | {"raw": raw}, resume)
     todo = file.todo(sources)
-    if file.names:
-        common.say(f"{len(sources) - len(todo)} of {len(sources)} inputs were done before.")
+    common.say_resumed(sources, todo)
     stream = run(todo, loaded, not raw, batch_size=batch_size) if todo else None
     with file:
         for result in stream.watched(bar) if stream else ():

@@ -64,7 +64,9 @@ def features(  # noqa: PLR0913 (the options of a command)
     """Show what any layer sees, as a picture.
 
     Like patches have like colours (three principal components of the features)."""
+    from percepta.tasks.encoder import Encoder
     from percepta.tasks.features import features as run
+    from percepta.tasks.features import layers_of
 
     if out is None and report is None and not as_json:
         raise BadInput("features needs -o DIR for its pictures, --report FILE.html or --json.")
@@ -72,13 +74,18 @@ def features(  # noqa: PLR0913 (the options of a command)
         raise BadInput(f"-o must be a folder; {str(out)!r} is a file.")
     common.check_ending(report, (".html", ".htm"))
     common.check_output(report, overwrite)
+    if resume and out is None:
+        raise BadInput("--resume needs -o DIR, the output to go on with.")
     sources = common.gather(inputs, limit)
     loaded = Settings(model, weights, device, dtype, batch_size).load()
-    wanted = parse_layers(layers)
-    writer = _Writer(out, arrays, overwrite, resume) if out is not None else None
-    page = _page(report, loaded, wanted, inputs)
-    stream = run(sources, wanted, loaded, size, batch_size=batch_size)
-    places = common.by_name(sources)
+    numbers = layers_of(Encoder(loaded), parse_layers(layers))
+    writer = None if out is None else _Writer(out, numbers, arrays, _made_with(loaded, size))
+    todo = sources if writer is None else writer.todo(sources, overwrite, resume)
+    if common.say_resumed(sources, todo, report is not None):
+        return
+    page = _page(report, loaded, numbers, inputs)
+    stream = run(todo, numbers, loaded, size, batch_size=batch_size)
+    places = common.by_name(todo)
     for result in stream.watched(common.progress("features")):
         if writer is not None:
             writer.write(places[result.source], result)
@@ -87,7 +94,7 @@ def features(  # noqa: PLR0913 (the options of a command)
         if as_json:
             print(json.dumps(result.to_dict()), flush=True)
     if writer is not None:
-        common.say(f"wrote {writer.count} picture{'' if writer.count == 1 else 's'} to {out}")
+        common.say(f"wrote {common.counted(writer.count, 'picture')} to {out}")
     if page is not None and report is not None:
         page.write(report, stream.failures)
         common.say(f"wrote {report}")
@@ -103,39 +110,95 @@ def parse_layers(text: str) -> list[int]:
 
 
 class _Writer:
-    """Layer pictures in a folder, named after their inputs."""
+    """Layer pictures in a folder, named after their inputs; each says what it was made with, and is whole if there."""
 
-    def __init__(self, folder: Path, arrays: bool, overwrite: bool, resume: bool) -> None:
-        self.folder, self.arrays, self.overwrite, self.resume = folder, arrays, overwrite, resume
+    def __init__(self, folder: Path, layers: list[int], arrays: bool, made_with: str) -> None:
+        self.folder, self.layers, self.arrays, self.made_with = folder, layers, arrays, made_with
         self.count = 0
-        self._names: dict[str, str] = {}
+        self._stems: dict[str, str] = {}
+        self._taken: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
+    def todo(self, sources: list[Any], overwrite: bool, resume: bool) -> list[Any]:
+        """The sources with a picture that is to be made.
+
+        Raises: BadInput where one is there that may not be replaced, or was made with something else.
+        """
+        left = []
+        for source in sources:
+            # Named now, in the order of all inputs, so that a run that goes on gives the same names.
+            there = [target for target in self._targets(source) if target.exists()] if hasattr(source, "name") else []
+            if there and not overwrite and not resume:
+                raise BadInput(f"{str(there[0])!r} exists; pass --overwrite to replace it, or --resume to keep it.")
+            for target in there if resume else ():
+                self._check(target)
+            if not (resume and there and len(there) == len(self._targets(source))):
+                left.append(source)
+        return left
+
     def write(self, source: Any, result: Any) -> None:
+        """Write the picture of one layer, and its features."""
         import numpy as np
+        from PIL.PngImagePlugin import PngInfo
 
         from percepta.apps.report.pictures import layer_picture
 
-        target = self.folder / f"{self._stem(source.name)}.layer{result.layer}.png"
-        if target.exists() and self.resume:
-            return
-        if target.exists() and not self.overwrite:
-            raise BadInput(f"{str(target)!r} exists; pass --overwrite to replace it, or --resume to keep it.")
-        layer_picture(result, source, SIDE).save(target)
+        target = self._picture(source.name, result.layer)
+        partial = target.with_name(f".{target.name}.partial")
+        notes = PngInfo()
+        notes.add_text("made_with", self.made_with)
+        layer_picture(result, source, SIDE).save(partial, "PNG", pnginfo=notes)
         if self.arrays:
-            np.save(target.with_suffix(".npy"), result.values)
+            with partial.with_suffix(".npy").open("wb") as file:
+                np.save(file, result.values)
+            partial.with_suffix(".npy").replace(target.with_suffix(".npy"))
+        partial.replace(target)
         self.count += 1
+
+    def _check(self, target: Path) -> None:
+        from PIL import Image
+
+        if target.suffix != ".png":
+            return
+        try:
+            with Image.open(target) as picture:
+                before = str(picture.info.get("made_with", "something else"))
+        except (OSError, ValueError, SyntaxError):
+            before = "something else"
+        if before != self.made_with:
+            raise BadInput(
+                f"{str(target)!r} was made with {before}, and now it is {self.made_with}; resume with the same, or "
+                "pass --overwrite."
+            )
+
+    def _targets(self, source: Any) -> list[Path]:
+        pictures = [self._picture(source.name, layer) for layer in self.layers]
+        return pictures + ([picture.with_suffix(".npy") for picture in pictures] if self.arrays else [])
+
+    def _picture(self, name: str, layer: int) -> Path:
+        return self.folder / f"{self._stem(name)}.layer{layer}.png"
 
     def _stem(self, name: str) -> str:
         """The name of the input's file; a number keeps apart two of the same name in different folders."""
-        if name not in self._names:
-            plain = "".join(c if c.isprintable() and c not in '<>:"/\\|?*' else "_" for c in Path(name).stem)[:120]
-            taken, number, stem = set(self._names.values()), 1, plain or "picture"
-            while stem in taken:
+        if name not in self._stems:
+            plain = "".join(c if c.isprintable() and c not in '<>:"/\\|?*' else "_" for c in Path(name).stem)
+            plain = plain.strip(" .")[:120] or "picture"
+            number, stem = 1, plain
+            while stem in self._taken:
                 number += 1
                 stem = f"{plain} ({number})"
-            self._names[name] = stem
-        return self._names[name]
+            self._taken.add(stem)
+            self._stems[name] = stem
+        return self._stems[name]
+
+
+def _made_with(model: Any, size: int | None) -> str:
+    """What a picture shows besides its layer, in words."""
+    from percepta.running.fingerprint import made_with
+
+    made = made_with(model)
+    side = model.config.image_size if size is None else size
+    return f"{made['model']} ({made['weights']}, {made['dtype']}), size {side}"
 
 
 def _page(report: Path | None, model: Any, layers: list[int], inputs: list[str]) -> Any:

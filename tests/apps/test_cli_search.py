@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,59 @@ def test_wrong_usage_is_one_sentence_and_code_2(
     assert done.code == 2
     assert sentence in done.err
     assert done.out == ""
+
+
+def test_words_alone_are_for_the_index_of_several_folders(
+    percepta: Percepta, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    without = percepta("search", "a red square")
+    assert without.code == 2
+    assert "there is no index of several folders to look for it in" in without.err
+    for name in ("one", "two"):
+        shutil.copytree(media, tmp_path / name)
+    assert percepta("index", "one", "two").code == 0
+    done = percepta("search", "a red square", "--limit", 20)
+    assert done.code == 0
+    assert {Path(line.split("  ")[1]).parts[0] for line in done.lines[:-1]} == {"one", "two"}
+    assert "does not exist" in percepta("search", "three/", "a red square").err
+
+
+def test_the_model_is_that_of_the_index(percepta: Percepta, folder: Path) -> None:
+    other = percepta("search", folder, "a red square", "--model", "pe-core-t16-384")
+    assert (other.code, "was made with pe-core-nano and now pe-core-t16-384" in other.err) == (2, True)
+    assert percepta("search", folder, "a red square", "--model", "PE-core-nano").code == 0
+    others = percepta("search", folder, "a blue square", weights=False)  # the index knows where its weights are
+    assert others.code == 0
+
+
+def test_the_first_hit_is_opened_at_its_moment(
+    percepta: Percepta, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tmp_path / "said"
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("mpv", "xdg-open"):
+        (programs / name).write_text(
+            f'#!/bin/sh\nprintf "%s\\n" {name} "$@" > "{said}.part"; mv "{said}.part" "{said}"\n'
+        )
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    assert percepta("search", folder, "a square", "--kind", "video", "--open").code == 0
+    assert _awaited(said)[:2] == ["mpv", "--start=0.0"]
+    assert percepta("search", folder, folder / "red.png", "--open").code == 0
+    assert _awaited(said) == ["xdg-open", str(folder / "red.png")]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no program is at hand to open" in percepta("search", folder, folder / "red.png", "--open").err
+
+
+def _awaited(said: Path) -> list[str]:
+    """What a program that was started wrote, which it did in its own time."""
+    for _ in range(500):
+        if said.is_file():
+            lines = said.read_text(encoding="utf-8").splitlines()
+            said.unlink()
+            return lines
+        time.sleep(0.01)
+    raise AssertionError("no program was started")

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from percepta.apps.cli import common
-from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Json, Model, Out, Overwrite, ReportFile, Weights
-from percepta.errors import BadInput
+from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Json, Out, Overwrite, ReportFile, Weights
+from percepta.errors import BadInput, PerceptaError
 
 EXAMPLES = """\b
 Examples:
@@ -26,6 +26,7 @@ Examples:
   percepta search photos/ --picture boat.jpg --limit 5 --report hits.html
   percepta search photos/ "a red boat" -0 | xargs -0 ls -l
   percepta search photos/                    (asks again and again, and stays warm)
+  percepta search "a red boat"               (in the index of several folders)
 """
 
 
@@ -37,7 +38,10 @@ def register(app: typer.Typer) -> None:
 def search(  # noqa: PLR0913 (the options of a command)
     where: Annotated[
         str,
-        typer.Argument(metavar="INDEX|INPUTS", help="An index, a folder that has one, or what is to be indexed now."),
+        typer.Argument(
+            metavar="INDEX|INPUTS",
+            help="An index, a folder that has one, or what is to be indexed now; left out, that of several folders.",
+        ),
     ],
     query: Annotated[
         str | None, typer.Argument(metavar="[WORDS|PICTURE]", help="What to look for; - reads a question a line.")
@@ -64,7 +68,9 @@ def search(  # noqa: PLR0913 (the options of a command)
     open_first: Annotated[bool, typer.Option("--open", help="Open the first hit, a video at its moment.")] = False,
     out: Out = None,
     report: ReportFile = None,
-    model: Model = common.NANO,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="A name or file; by default that of the index.")
+    ] = None,
     weights: Weights = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -85,55 +91,86 @@ def search(  # noqa: PLR0913 (the options of a command)
     common.check_output(report, overwrite)
     if picture is not None and not picture.is_file():
         raise BadInput(f"the picture {str(picture)!r} does not exist.")
-    if query is None and picture is None and (report or out or copy_to or link_to or open_first):
+    if query is None:
+        where, query = _of_the_account(where, picture)
+    asking_on = query == "-" or (query is None and picture is None)
+    if asking_on and (report or out or copy_to or link_to or open_first):
         raise BadInput('search needs words or --picture FILE, such as: percepta search photos/ "a red boat"')
-    found, failures = _open(where, common.Settings(model, weights, device, dtype, batch_size))
-    actions = _Actions(found, everything, print0, as_json, out, copy_to, link_to, overwrite)
+    settings = {"model": model, "weights": weights, "device": device, "dtype": dtype}
+    found, failures = _open(where, settings, batch_size)
+    actions = _Actions(everything, print0, as_json, out, copy_to, link_to, overwrite)
 
     def ask(question: str | None) -> Any:
         return run(
             found,
             question,
+            limit,
             picture=picture,
-            without=without or (),
-            limit=limit,
+            without=without,
             since=since,
             until=until,
             folder=folder,
             kind=kind,
+            **settings,
         )
 
-    if (query is None and picture is None) or query == "-":
+    if asking_on:
         _ask_on(ask, actions, sys.stdin.isatty() and query != "-")
         return
     hits = ask(query)
     actions.run(hits)
     if report is not None:
-        from percepta.apps.report import SearchPage
-
-        page = SearchPage(found.model, [where], len(found), found.root)
-        page.add(hits, picture)
-        page.write(report, failures)
-        common.say(f"wrote {report}")
-    if open_first and len(hits):
-        _open_hit(hits[0])
+        _write_report(report, hits, picture or _as_picture(query), (found, where), failures)
+    if open_first:
+        for hit in best_first(actions.shown(hits))[:1]:
+            _open_hit(hit)
     common.finish(failures)
 
 
-def _open(where: str, settings: common.Settings) -> tuple[Any, list[Any]]:
+def _write_report(
+    report: Path, hits: Any, picture: Path | None, searched: tuple[Any, str], failures: list[Any]
+) -> None:
+    """The page of a question; `searched` is the index and how it was called."""
+    from percepta.apps.report import SearchPage
+
+    found, where = searched
+    page = SearchPage(found.model, [where], len(found), found.root)
+    page.add(hits, picture)
+    page.write(report, failures)
+    common.say(f"wrote {report}")
+
+
+def _as_picture(query: str | None) -> Path | None:
+    """The query where it names a file."""
+    from percepta.tasks.indexing.asking import names_a_file
+
+    return Path(query).expanduser() if query is not None and names_a_file(query) else None
+
+
+def _of_the_account(where: str, picture: Path | None) -> tuple[str, str | None]:
+    """Where to search, and the words: a single argument that names nothing is words for the index of the account."""
+    from percepta.tasks.indexing.places import account_place, names_nothing
+
+    if picture is not None or not names_nothing(where):
+        return where, None
+    if not account_place().is_file():
+        raise BadInput(
+            f"{where!r} is no index and no folder, and there is no index of several folders to look for it in; make "
+            "one: percepta index FOLDER FOLDER"
+        )
+    return str(account_place()), where
+
+
+def _open(where: str, settings: dict[str, Any], batch_size: int | None) -> tuple[Any, list[Any]]:
     """The index, opened or made now, and what failed in making it."""
-    from percepta.tasks.encoder import Encoder
     from percepta.tasks.indexing import Index, index
     from percepta.tasks.search import index_at
 
     place = index_at(where)
     if place is not None:
         return Index.open(place), []
-    encoder = Encoder(settings.load())
     reports: list[Any] = []
-    made = index(
-        where, model=encoder, batch_size=settings.batch_size, progress=common.progress("index"), told=reports.append
-    )
+    made = index(where, batch_size=batch_size, progress=common.progress("index"), told=reports.append, **settings)
     return made, list(reports[-1].failures)
 
 
@@ -142,7 +179,7 @@ def _ask_on(ask: Callable[[str | None], Any], actions: _Actions, prompting: bool
     for question in _questions(prompting):
         try:
             actions.run(ask(question))
-        except BadInput as error:
+        except PerceptaError as error:
             common.say(str(error))
 
 
@@ -167,7 +204,6 @@ def _questions(prompting: bool) -> Iterator[str]:
 class _Actions:
     """What is done with the hits of a question."""
 
-    index: Any
     everything: bool
     print0: bool
     as_json: bool
@@ -188,8 +224,7 @@ class _Actions:
         elif self.as_json:
             print(json.dumps(shown.to_dict()), flush=True)
         elif self.print0:
-            names = dict.fromkeys(hit.source for hit in shown)
-            sys.stdout.write("".join(name + "\0" for name in names))
+            sys.stdout.write("".join(name + "\0" for name in _files(shown)))
             sys.stdout.flush()
         else:
             self.show(shown)
@@ -205,18 +240,19 @@ class _Actions:
 
     def show(self, hits: Any) -> None:
         """A line a hit, and the answer."""
-        for hit in hits:
-            sure = f"{hit.score:.3f}" if hit.probability is None else f"{100 * hit.probability:3.0f} %"
-            print(f"{sure}  {common.shown(hit.source)}{f'  {hit.moment}' if hit.moment else ''}")
+        for hit in best_first(hits):
+            sure = "" if hit.probability is None else f"{100 * hit.probability:3.0f} %  "
+            print(f"{sure}{hit.score:.3f}  {common.shown(hit.source)}{f'  {hit.moment}' if hit.moment else ''}")
         if hits.likely_count is None:
             print("uncalibrated: the numbers are cosines, they order the hits and say nothing of how likely they are")
         else:
             print(hits.answer)
+        sys.stdout.flush()
 
     def gather(self, hits: Any, folder: Path, way: str) -> None:
         """Copy or link the files of the hits into a folder, the best first by name."""
         folder.mkdir(parents=True, exist_ok=True)
-        files = [Path(name) for name in dict.fromkeys(hit.source for hit in hits)]
+        files = [Path(name) for name in _files(hits)]
         targets = [folder / f"{rank:03d} {file.name}" for rank, file in enumerate(files, start=1)]
         there = next((target for target in targets if target.exists() or target.is_symlink()), None)
         if there is not None and not self.overwrite:
@@ -229,6 +265,16 @@ class _Actions:
                 target.symlink_to(file.absolute())
         done = "copied" if way == "copy" else "linked"
         common.say(f"{done} {common.counted(len(files), 'file')} to {folder}")
+
+
+def best_first(hits: Any) -> list[Any]:
+    """The hits as people expect them: the most likely first, else the highest score."""
+    return sorted(hits, key=lambda hit: -(hit.probability or 0.0))
+
+
+def _files(hits: Any) -> list[str]:
+    """The names of the files, the best first, each once."""
+    return list(dict.fromkeys(hit.source for hit in best_first(hits)))
 
 
 def _open_hit(hit: Any) -> None:

@@ -71,7 +71,7 @@ class Question:
     def of(cls, query: Any, picture: Any = None, without: str | Sequence[str] | None = None) -> Question:
         """From the arguments of `search`. Raises BadInput for nothing, too much, or a file that is not there."""
         unwanted = [without] if isinstance(without, str) else list(without or ())
-        words = query if isinstance(query, str) and not _is_file(query) else None
+        words = query if isinstance(query, str) and not names_a_file(query) else None
         if words is not None and _looks_like_a_file(words):
             raise BadInput(
                 f"{name_of(words)} looks like a file and is none; if it is meant as words, leave out the ending."
@@ -161,7 +161,8 @@ def _check_text(text: Any) -> None:
         raise BadInput(f"the query must be text; {name_of(text)} holds bytes that are none.") from None
 
 
-def _is_file(text: str) -> bool:
+def names_a_file(text: str) -> bool:
+    """Whether a query is the name of a file rather than words."""
     try:
         return Path(text).expanduser().is_file()
     except (OSError, ValueError, RuntimeError):  # words that no file can be called

@@ -6,6 +6,7 @@ path, which stays right when the index alone moves.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
@@ -30,6 +31,13 @@ def default_place(inputs: Sequence[str]) -> Path:
     if not all(folder.is_dir() for folder in folders):
         raise BadInput("name the index with --to FILE; only that of folders has a place by itself.")
     return folders[0] / IN_FOLDER if len(folders) == 1 else account_place()
+
+
+def names_nothing(text: str) -> bool:
+    """Whether a text is no file, folder, glob or "-", nor looks as if it should be one."""
+    ending = os.path.splitext(text)[1]
+    looks = os.sep in text or "/" in text or (len(ending) > 1 and " " not in text) or text == "-"
+    return not looks and not glob.has_magic(text) and not os.path.lexists(os.path.expanduser(text))
 
 
 def account_place() -> Path:

@@ -149,6 +149,17 @@ def test_charts_of_many_classes_and_of_none() -> None:
     assert chart([Evaluation(scenes_retrieval_protocol(), (error,), tables={"layers": curve})]).height > 300
 
 
+def test_a_chart_of_probabilities_that_were_kept(tmp_path: Path) -> None:
+    from percepta.apps.cli.charts import chart
+
+    measure = Measure("found, caption", 0.9, 0.8, 0.95, 100, None, True)
+    kept = {"stated": [0.1, 0.5, 0.9], "kept": [0.1, 0.6, 0.8], "counts": [50, 20, 10]}
+    picture = chart([Evaluation(scenes_retrieval_protocol(), (measure,), tables={"reliability": kept})])
+    picture.save(tmp_path / "kept.png")
+    assert picture.height > 400
+    assert coloured(tmp_path / "kept.png", (52, 120, 198)) > 300  # three dots and the line between them
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from percepta.calibration import Prior, load_prior, neutral_texts, probabilities, summarise
+from percepta.calibration.prior import INPUTS
 from percepta.errors import BadInput
 
 TEXTS = len(neutral_texts())
@@ -73,11 +75,11 @@ def test_bank_and_its_summary_say_the_same(prior: Prior) -> None:
 
 
 def test_a_larger_folder_than_any_of_the_fit_has_lower_odds(prior: Prior) -> None:
-    largest = int(np.exp(prior.words.high[4]))
+    largest = math.ceil(math.exp(prior.words.high[INPUTS.index("log size")]))
     odds = []
     for times in (2, 20):
         scores = np.full(largest * times, 0.05)
-        scores[0] = 0.8
+        scores[: math.isqrt(len(scores)) + 1] = 0.75  # the best of both folders have one mean
         found = probabilities(scores, usual(len(scores)), prior)[0]
         odds.append(found / (1 - found))
     assert odds[0] / odds[1] == pytest.approx(10, rel=0.01)

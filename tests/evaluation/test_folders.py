@@ -44,7 +44,7 @@ def test_scenes_answer_by_logic(scenes: World) -> None:
 
 
 def test_cases_hold_what_they_promise(scenes: World, photographs: World) -> None:
-    worlds = (scenes, photographs, elsewhere())
+    worlds = (scenes, photographs, elsewhere(tested=True))
     cases = list(draw_cases(worlds, 60, Mix(sizes=(1, 60), mixed=0.5)))
     assert len(cases) == 60 * 12
     for case in cases:
@@ -95,7 +95,7 @@ def test_draws_follow_the_seed(scenes: World) -> None:
 
 def test_refusals(scenes: World) -> None:
     with pytest.raises(BadInput, match="world with pictures"):
-        list(draw_cases([elsewhere()], 1))
+        list(draw_cases([elsewhere(tested=True)], 1))
     with pytest.raises(BadInput, match="weight 0"):
         list(draw_cases([scenes], 1, Mix(kinds=dict.fromkeys(SCENE_KINDS, 0.0))))
     with pytest.raises(BadInput, match="sizes"):

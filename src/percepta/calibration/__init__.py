@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from percepta.calibration.fitting import fit_background, fit_prior
 from percepta.calibration.formula import probabilities
+from percepta.calibration.judging import judge
 from percepta.calibration.neutral import neutral_texts, summarise
 from percepta.calibration.prior import Background, Prior, load_prior
 
@@ -15,6 +16,7 @@ __all__ = [
     "Prior",
     "fit_background",
     "fit_prior",
+    "judge",
     "load_prior",
     "neutral_texts",
     "probabilities",

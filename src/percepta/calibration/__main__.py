@@ -67,7 +67,7 @@ def _worlds(given: argparse.Namespace) -> tuple[list[World], str]:
             photographs_world(LabelledPictures(table.pictures[last], table.labels[last], table.names), "cifar10")
         )
         said.append(f"{len(worlds[-1].pictures)} CIFAR-10 photographs held out of the training set")
-    return [*worlds, elsewhere()], " and ".join(said)
+    return [*worlds, elsewhere(tested=False)], " and ".join(said)
 
 
 @torch.inference_mode()

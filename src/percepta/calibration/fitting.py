@@ -7,7 +7,7 @@ Unusual: weights of the score are kept positive by construction, so that the cur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,8 +21,8 @@ from percepta.calibration.formula import inputs, shrunk
 from percepta.calibration.neutral import neutral_texts, summarise
 from percepta.calibration.prior import INPUTS, Background, Prior
 from percepta.errors import BadInput, out_of_range
-from percepta.evaluation.folders import Case, Mix, World, draw_cases
-from percepta.evaluation.zero_shot import unit
+from percepta.evaluation.folders import Mix, World, draw_cases
+from percepta.evaluation.nothing_here import Embedded
 
 EncodePictures = Callable[[np.ndarray], Tensor]
 EncodeTexts = Callable[[Sequence[str]], Tensor]
@@ -61,9 +61,10 @@ def fit_prior(
     if folders < 1:
         raise out_of_range("folders", folders, "1 or more", "fit_prior")
     mix = mix or Mix()
-    cases = list(scored(encode_pictures, encode_texts, worlds, draw_cases(worlds, folders, mix, seed)))
-    background = fit_background([one[1:] for one in cases], seed)
-    absent = [(case.kind.split("/")[0], float(scores.max())) for case, scores, _, right in cases if not right.any()]
+    embedded = Embedded.of(worlds, encode_pictures, encode_texts, neutral_texts(), summarise)
+    cases = [embedded.ask(case) for case in draw_cases(worlds, folders, mix, seed) if len(case.right)]
+    background = fit_background([(one.scores, one.neutral, one.case.right) for one in cases], seed)
+    absent = [(one.case.kind.split("/")[0], float(one.scores.max())) for one in cases if not one.case.present]
     names = sorted({name for name, _ in absent})
     best = {name: [score for other, score in absent if other == name] for name in names}
     best["all"] = [score for _, score in absent]
@@ -75,27 +76,6 @@ def fit_prior(
         thresholds={name: round(float(np.quantile(rows, EMPTY)), 6) for name, rows in best.items()},
         details={"folders": folders, "cases": len(cases), "seed": seed, "mix": asdict(mix)},
     )
-
-
-def scored(
-    encode_pictures: EncodePictures, encode_texts: EncodeTexts, worlds: Sequence[World], cases: Iterator[Case]
-) -> Iterator[tuple[Case, Table, Table, NDArray[np.bool_]]]:
-    """Each case with its cosines (n,), the neutral summaries of its entries (n, 2) and the right ones (n,)."""
-    bank = unit(encode_texts(neutral_texts()))
-    pictures, texts, neutral = [], [], []
-    for world in worlds:
-        stocked = len(world.pictures) > 0
-        vectors = unit(encode_pictures(world.pictures)) if stocked else torch.zeros(0, bank.shape[1])
-        pictures.append(vectors.numpy())
-        neutral.append(summarise(vectors @ bank.T))
-        texts.append(unit(encode_texts(world.texts)).numpy())
-    for case in cases:
-        rows = [vectors[inside] for vectors, inside in zip(pictures, case.entries, strict=True)]
-        asked, text = case.text
-        scores = np.concatenate(rows) @ texts[asked][text]
-        summary = np.concatenate([table[inside] for table, inside in zip(neutral, case.entries, strict=True)])
-        if len(scores):
-            yield case, scores, summary, case.right
 
 
 def fit_background(

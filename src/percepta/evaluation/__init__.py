@@ -51,6 +51,12 @@ from percepta.evaluation.metrics import (
     top_k_accuracy,
 )
 from percepta.evaluation.moments import evaluate_scenes_moments, scenes_moments_protocol
+from percepta.evaluation.nothing_here import (
+    cifar10_nothing_here_protocol,
+    evaluate_cifar10_nothing_here,
+    evaluate_scenes_nothing_here,
+    scenes_nothing_here_protocol,
+)
 from percepta.evaluation.probes import Probe, knn_votes, linear_probe, ridge_probe, split_by_class
 from percepta.evaluation.probing import (
     divided,
@@ -91,18 +97,21 @@ __all__ = [
     "boundary_accuracy",
     "choice_accuracy",
     "choices",
+    "cifar10_nothing_here_protocol",
     "cifar10_protocol",
     "classifier",
     "davis_tracking_protocol",
     "divided",
     "dual_softmax",
     "evaluate_cifar10",
+    "evaluate_cifar10_nothing_here",
     "evaluate_davis",
     "evaluate_probe",
     "evaluate_retrieval",
     "evaluate_scenes_depth",
     "evaluate_scenes_hard_negatives",
     "evaluate_scenes_moments",
+    "evaluate_scenes_nothing_here",
     "evaluate_scenes_objects",
     "evaluate_scenes_position",
     "evaluate_scenes_retrieval",
@@ -132,6 +141,7 @@ __all__ = [
     "scenes_depth_protocol",
     "scenes_hard_negatives_protocol",
     "scenes_moments_protocol",
+    "scenes_nothing_here_protocol",
     "scenes_objects_protocol",
     "scenes_position_protocol",
     "scenes_retrieval_protocol",

@@ -28,7 +28,7 @@ ELSEWHERE = (
     "a bicycle leaning on a wall", "fireworks", "a bunch of bananas", "a spider web with dew", "a map of a town",
     "a cup of coffee on a desk", "the kitchen before the renovation", "a guitar", "a chess board", "an empty beach",
 )  # fmt: skip
-"""Questions about what is neither in scenes nor in CIFAR-10."""
+"""Questions about what is neither in scenes nor in CIFAR-10; every other one is for tests."""
 _KEYS = {
     (colour, shape, texture): number
     for number, (colour, shape, texture) in enumerate(
@@ -67,21 +67,21 @@ def scenes_world(seeds: Sequence[int] | NDArray[np.int64], size: int = 64, seed:
     )
 
 
-def photographs_world(photographs: LabelledPictures, name: str = "photographs") -> World:
+def photographs_world(
+    photographs: LabelledPictures, name: str = "photographs", templates: Sequence[str] = QUESTION_TEMPLATES
+) -> World:
     """Photographs whose questions are the names of their classes, in several wordings; folders are made up by class."""
     asked = [
-        (template.format(name), number)
-        for number, name in enumerate(photographs.names)
-        for template in QUESTION_TEMPLATES
+        (template.format(label), number) for number, label in enumerate(photographs.names) for template in templates
     ]
     right = np.array([number for _, number in asked])[:, None] == photographs.labels[None, :]
     texts = tuple(text for text, _ in asked)
     return World(name, photographs.pictures, texts, ("class",) * len(texts), right, groups=photographs.labels)
 
 
-def elsewhere() -> World:
-    """Texts about what neither scenes nor CIFAR-10 show."""
-    return texts_alone("elsewhere", ELSEWHERE)
+def elsewhere(tested: bool) -> World:
+    """Texts about what neither scenes nor CIFAR-10 show: those for tests, or those for fitting."""
+    return texts_alone("elsewhere", ELSEWHERE[int(tested) :: 2])
 
 
 def _two_things(objects: Sequence[SceneObject], random: np.random.Generator) -> tuple[str, str, Statement]:

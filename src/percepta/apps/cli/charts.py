@@ -1,6 +1,7 @@
 """Scores as a picture, one panel an evaluation: a curve over layers, a matrix of classes, bars of classes or headlines.
 
-Which panel an evaluation gets, its tables say: several layers a curve, classes a matrix (bars where they are many).
+Which panel an evaluation gets, its tables say: several layers a curve, classes a matrix (bars where they are many),
+probabilities how well they were kept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def chart(results: Sequence[Any]) -> Image.Image:
             panels.append(_matrix(result))
         elif tables.get("classes"):
             panels.append(_classes(result))
+        elif tables.get("reliability"):
+            panels.append(_reliability(result))
         else:
             plain.append(result)
     if plain or not panels:
@@ -118,6 +121,34 @@ def _classes(result: Any) -> Image.Image:
         draw.rectangle((left, top + 4, left + reach * entry["value"], top + row - 4), BAR)
         draw.line((left + reach * low, middle, left + reach * high, middle), WHISKER, 2)
         draw.text((left + reach + 10, middle), f"{100 * entry['value']:.0f}", INK, _font(14), anchor="lm")
+    return picture
+
+
+def _reliability(result: Any) -> Image.Image:
+    """What was stated (across) against what came true (up); dots on the diagonal are promises kept."""
+    table, side, left = result.tables["reliability"], 420, 300
+    picture, draw = _panel(result, TOP + side + 70, "share of first hits that are right, by stated probability")
+
+    def place(stated: float, kept: float) -> tuple[float, float]:
+        return left + side * stated, TOP + side * (1 - kept)
+
+    for part in range(5):
+        share = part / 4
+        draw.line((*place(0, share), *place(1, share)), LIGHT, 1)
+        draw.text((left - 10, place(0, share)[1]), f"{100 * share:.0f}", GREY, _font(14), anchor="rm")
+        draw.text((place(share, 0)[0], TOP + side + 8), f"{100 * share:.0f}", GREY, _font(14), anchor="ma")
+    draw.text((left + side / 2, TOP + side + 30), "% stated", GREY, _font(14), anchor="ma")
+    draw.line((*place(0, 0), *place(1, 1)), GREY, 2)
+    points = [place(stated, kept) for stated, kept in zip(table["stated"], table["kept"], strict=True)]
+    draw.line(points, BAR, 2)
+    most = max(table["counts"])
+    for (x, y), count in zip(points, table["counts"], strict=True):
+        radius = 3 + 6 * (count / most) ** 0.5
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), BAR)
+    for number, measure in enumerate(one for one in result.measures if one.headline):
+        value = f"{measure.value:.3f}" if measure.unit else f"{100 * measure.value:.1f} %"
+        draw.text((24, TOP + 20 + 44 * number), _short(measure.name, 32), GREY, _font(13))
+        draw.text((24, TOP + 36 + 44 * number), value, INK, _font(17))
     return picture
 
 

@@ -12,6 +12,7 @@ from percepta.evaluation import Evaluation, Protocol
 from percepta.tasks.evaluating.batches import Batches
 from percepta.tasks.evaluating.dense import on_scenes, run_davis, run_segmentation
 from percepta.tasks.evaluating.moments import run_scenes_moments, scenes_moments
+from percepta.tasks.evaluating.nothing_here import run_cifar10_nothing_here, run_scenes_nothing_here
 from percepta.tasks.evaluating.pictures import by_layer, by_resize
 from percepta.tasks.prompts import class_names, templates_of
 
@@ -140,6 +141,17 @@ PROTOCOLS: dict[str, Evaluator] = {
         scenes_moments,
         lambda protocol, batches, _: run_scenes_moments(protocol, batches),
         "captions to the interval of their clip in joined videos, beside fixed steps",
+    ),
+    "scenes-nothing-here": Evaluator(
+        evaluation.scenes_nothing_here_protocol,
+        lambda protocol, batches, _: run_scenes_nothing_here(protocol, batches),
+        "how often a search of generated scenes stays empty when it should, and finds what is there",
+    ),
+    "cifar10-nothing-here": Evaluator(
+        evaluation.cifar10_nothing_here_protocol,
+        run_cifar10_nothing_here,
+        "the same for folders of CIFAR-10 test photographs and the names of their classes",
+        "the CIFAR-10 test photographs as a parquet file of the columns img and label",
     ),
     "segmentation": Evaluator(
         evaluation.segmentation_protocol,

@@ -26,7 +26,7 @@ def test_a_folder_gets_its_index_and_is_brought_up_to_date(percepta: Percepta, f
     assert first.lines[0].startswith("6 added; ")
     assert str(folder / IN_FOLDER) in first.lines[1]
     assert first.lines[2].startswith("next: percepta search")
-    assert shlex.split(first.lines[2])[3] == str(folder / IN_FOLDER)
+    assert shlex.split(first.lines[2])[3] == str(folder)
     assert "to index: 5 pictures and 1 video" in first.err
     (folder / "red.png").rename(folder / "rot.png")
     (folder / "blue.png").unlink()
@@ -50,7 +50,7 @@ def test_where_the_index_goes(
     assert elsewhere.lines[0].startswith("2 added")
     missing = percepta("index", tmp_path / "nothing here")
     assert missing.code == 2
-    assert "--to FILE" in missing.err
+    assert "does not exist" in missing.err
 
 
 def test_what_is_broken_is_told_each_time_and_the_rest_is_kept(percepta: Percepta, folder: Path) -> None:

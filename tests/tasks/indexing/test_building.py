@@ -139,6 +139,8 @@ def test_another_model_is_refused_unless_begun_anew(many: Path, tmp_path: Path) 
     other = percepta.build("pe-core-nano").eval()
     with pytest.raises(BadInput, match=r"made with weights .* do not compare"):
         index(one, place, model=other)
+    with pytest.raises(BadInput, match="the model 'pe-core-nano' and now 'pe-core-l14-336'"):
+        index(one, place, model="PE-Core-L14-336")  # its weights are not asked for
     with index(one, place, model=other, overwrite=True) as found:
         assert len(found) == 1
 

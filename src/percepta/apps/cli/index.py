@@ -124,4 +124,5 @@ def _say_report(found: Any, report: Any) -> None:
     print(f"{', '.join(changed) or 'nothing to do'}; {common.lasting(report.seconds)}.")
     contents = common.counted(len(found), "picture and moment", "pictures and moments")
     print(f"{common.shown(str(found.path))}: {contents}, {common.sized(found.path.stat().st_size)}.")
-    print(f'next: percepta search {shlex.quote(common.shown(str(found.path)))} "what you look for"')
+    shortest = found.path.parent if found.path.name == ".percepta.index" else found.path
+    print(f'next: percepta search {shlex.quote(common.shown(str(shortest)))} "what you look for"')

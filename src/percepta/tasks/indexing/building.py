@@ -298,24 +298,32 @@ def _encoder(
         return model
     if model is None and weights is None and found is not None:
         return found.maker.load(device, dtype)
+    if found is not None and isinstance(model, str):  # before its weights are fetched
+        found.maker.check_same(replace(found.maker, model=_name_of_model(model, weights)[0]), found.path)
     return Encoder(NANO if model is None else model, device, dtype, weights)
 
 
 def _maker(encoder: Encoder, weights: str | Path | None) -> Maker:
-    model, file = encoder.name, "" if weights is None else weights
-    try:
-        model = catalog.describe(model).name
-    except UnknownModel:  # a file that says what it is, or a model of its own
-        if weights is None and Path(model).expanduser().exists():
-            model, file = Path(model).name, model
+    model, file = _name_of_model(encoder.name, weights)
     return Maker(
         model,
-        os.path.abspath(os.path.expanduser(file)) if file else "",
+        file,
         weights_hash(encoder.model),
         json.dumps(asdict(encoder.model.preprocess), sort_keys=True),
         json.dumps(asdict(MomentRule()), sort_keys=True),
         _dimension(encoder),
     )
+
+
+def _name_of_model(name: str, weights: str | Path | None) -> tuple[str, str]:
+    """A model's name as its card has it, or that of the file that says what it is, and where its weights lie."""
+    file = "" if weights is None else str(weights)
+    try:
+        name = catalog.describe(name).name
+    except UnknownModel:
+        if not file and Path(name).expanduser().exists():
+            name, file = Path(name).name, name
+    return name, os.path.abspath(os.path.expanduser(file)) if file else ""
 
 
 def _dimension(encoder: Encoder) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from percepta.errors import BadInput
 from percepta.media import Source
+from percepta.media.sniffing import name_of
 from percepta.results import Failure
 
 IN_FOLDER = ".percepta.index"
@@ -25,9 +26,12 @@ IN_FOLDER = ".percepta.index"
 def default_place(inputs: Sequence[str]) -> Path:
     """Where the index of folders lies when nobody says: in a single one, of several in one place for the account.
 
-    Raises: BadInput for other inputs.
+    Raises: BadInput for other inputs, and for what does not exist.
     """
-    folders = [Path(item).expanduser() for item in inputs]
+    folders = [Path(os.path.expanduser(item)) for item in inputs]
+    for folder in folders:
+        if str(folder) != "-" and not glob.has_magic(str(folder)) and not os.path.exists(folder):
+            raise BadInput(f"{name_of(folder)} does not exist.")
     if not all(folder.is_dir() for folder in folders):
         raise BadInput("name the index with --to FILE; only that of folders has a place by itself.")
     return folders[0] / IN_FOLDER if len(folders) == 1 else account_place()

@@ -18,6 +18,7 @@ from PIL import Image
 from percepta.media.videos import VideoReader, as_picture, converting_frame
 
 SIDE = 16
+STANDS_OUT = 3.0  # times the usual change between frames: a cut
 _FINE = 4  # samples a side in each cell of a sketch: enough to look past noise and fine texture
 _PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray")
 
@@ -30,7 +31,8 @@ class Surveyed:
         frame: its number.
         picture: RGB, upright.
         border: of the frames after the previous wanted one, up to this one, that which differs most in brightness from
-            the frame before it; for the first wanted frame, and where nothing differs, the frame's own number.
+            the frame before it, if that stands out; else (nothing moves, or all does, as in a dissolve) the one in the
+            middle. For the first wanted frame its own number.
     """
 
     frame: int
@@ -48,17 +50,22 @@ def survey(reader: VideoReader, wanted: Sequence[int]) -> Iterator[Surveyed]:
         return
     targets = set(wanted)
     before: NDArray[np.float32] | None = None
-    border, largest = 0, 0.0
+    changes: list[float] = []
     for number, frame in reader.walk(range(min(targets), max(targets) + 1)):
         with converting_frame(frame, reader.name):
             now = sketch(frame)
-        change = 0.0 if before is None else float(np.abs(now - before).mean())
+        changes.append(0.0 if before is None else float(np.abs(now - before).mean()))
         before = now
-        if change > largest:
-            border, largest = number, change
         if number in targets:
-            yield Surveyed(number, as_picture(frame, reader.name), border if largest else number)
-            largest = 0.0
+            yield Surveyed(number, as_picture(frame, reader.name), number + 1 - len(changes) + _place_of_cut(changes))
+            changes.clear()
+
+
+def _place_of_cut(changes: list[float]) -> int:
+    """Which change stands out; the middle one if none does."""
+    largest = int(np.argmax(changes))
+    usual = float(np.median(changes[:largest] + changes[largest + 1 :])) if len(changes) > 1 else 0.0
+    return largest if changes[largest] > STANDS_OUT * usual else len(changes) // 2
 
 
 def sketch(frame: Any) -> NDArray[np.float32]:

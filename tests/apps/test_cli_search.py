@@ -85,6 +85,8 @@ WRONG = [
     (["MEDIA", "--picture", "gone.png"], "the picture 'gone.png' does not exist."),
     (["MEDIA", "gone.png"], "looks like a file and is none"),
     (["gone.index", "a cat"], "there is no index 'gone.index'"),
+    (["gone", "a cat"], "'gone' does not exist; name an index, a folder, a glob or a file."),
+    (["MEDIA", "a" * 10_000], "a query may have 2,000 letters; got 10,000: ask in a sentence."),
     (["MEDIA", "--report", "x.html"], "search needs words or --picture FILE"),
     (["MEDIA", "a", "-o", "x.txt"], "the output must end in .csv, .jsonl, .json"),
     (["MEDIA", "a", "--since", "soon"], "since must be a date such as"),

@@ -7,6 +7,7 @@ what `Hits.answer` counts is among the hits; likely moments of a video that touc
 
 from __future__ import annotations
 
+import glob
 import os
 import weakref
 from collections.abc import Sequence
@@ -125,6 +126,7 @@ def search(  # noqa: PLR0913 (the front door)
     question, filters = Question.of(query, picture, without), Filters(since, until, folder, kind)
     place = index_at(where)
     if place is None and not isinstance(where, Index):
+        check_there(where)
         encoder = model if isinstance(model, Encoder) else Encoder(model or NANO, device, dtype, weights)
         if question.needs_words:
             encoder.need_words("search by words")
@@ -290,6 +292,14 @@ def index_at(where: Any) -> Path | None:
     except (OSError, ValueError):
         return None
     return place if place.suffix == ".index" else None
+
+
+def check_there(where: Any) -> None:
+    """Raises BadInput for the name of a file or folder that does not exist, where it is no glob."""
+    if isinstance(where, str | os.PathLike) and os.fspath(where) != "-":
+        place = os.path.expanduser(os.fspath(where))
+        if not os.path.lexists(place) and not glob.has_magic(place):
+            raise BadInput(f"{name_of(where)} does not exist; name an index, a folder, a glob or a file.")
 
 
 def _seconds(given: str | date, what: str, missing: time) -> float:

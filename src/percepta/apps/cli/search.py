@@ -96,7 +96,7 @@ def search(  # noqa: PLR0913 (the options of a command)
     asking_on = query == "-" or (query is None and picture is None)
     if asking_on and (report or out or copy_to or link_to or open_first):
         raise BadInput('search needs words or --picture FILE, such as: percepta search photos/ "a red boat"')
-    settings = {"model": model, "weights": weights, "device": device, "dtype": dtype}
+    settings: dict[str, Any] = {"model": model, "weights": weights, "device": device, "dtype": dtype}
     found, failures = _open(where, settings, batch_size)
     actions = _Actions(everything, print0, as_json, out, copy_to, link_to, overwrite)
 
@@ -164,11 +164,12 @@ def _of_the_account(where: str, picture: Path | None) -> tuple[str, str | None]:
 def _open(where: str, settings: dict[str, Any], batch_size: int | None) -> tuple[Any, list[Any]]:
     """The index, opened or made now, and what failed in making it."""
     from percepta.tasks.indexing import Index, index
-    from percepta.tasks.search import index_at
+    from percepta.tasks.search import check_there, index_at
 
     place = index_at(where)
     if place is not None:
         return Index.open(place), []
+    check_there(where)
     reports: list[Any] = []
     made = index(where, batch_size=batch_size, progress=common.progress("index"), told=reports.append, **settings)
     return made, list(reports[-1].failures)

@@ -22,7 +22,13 @@ from percepta.calibration.fitting import fit_prior
 from percepta.datasets.cifar import LabelledPictures, read_cifar10
 from percepta.datasets.scenes import VERSION, fingerprint
 from percepta.evaluation.folders import Mix, World
-from percepta.evaluation.worlds import elsewhere, photographs_world, scenes_world
+from percepta.evaluation.worlds import (
+    clips_by_picture,
+    elsewhere,
+    photographs_by_picture,
+    photographs_world,
+    scenes_world,
+)
 from percepta.running.fingerprint import weights_hash
 from percepta.running.loading import load
 
@@ -39,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cifar10", type=Path, help="CIFAR-10 training set: parquet with the columns img and label")
     parser.add_argument("--photographs", type=int, default=2000, help="how many of its last rows (default 2000)")
     parser.add_argument("--scenes", type=int, default=4000, help="how many scenes (default 4000)")
-    parser.add_argument("--folders", type=int, default=2000, help="how many folders to draw (default 2000)")
+    parser.add_argument("--folders", type=int, default=1500, help="how many folders to draw (default 1500)")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(arguments)
     model = load(given.model, given.weights, device=given.device)
@@ -54,19 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.folders,
         MIX,
     )
-    print(f"wrote {prior.write(given.out)}: {len(worlds)} worlds, {prior.details['cases']} questions")
+    print(f"wrote {prior.write(given.out)}, fitted on {said}")
 
 
 def _worlds(given: argparse.Namespace) -> tuple[list[World], str]:
     seeds = np.arange(FIRST_SEED, FIRST_SEED + given.scenes)
-    worlds, said = [scenes_world(seeds)], [f"{given.scenes} generated scenes (generator {VERSION}, {fingerprint()})"]
+    worlds = [scenes_world(seeds), clips_by_picture(seeds[: given.scenes // 2])]
+    said = [f"{given.scenes} generated scenes (generator {VERSION}, {fingerprint()})"]
     if given.cifar10 is not None:
         table = read_cifar10(given.cifar10)
         last = slice(-given.photographs, None)
-        worlds.append(
-            photographs_world(LabelledPictures(table.pictures[last], table.labels[last], table.names), "cifar10")
-        )
-        said.append(f"{len(worlds[-1].pictures)} CIFAR-10 photographs held out of the training set")
+        photographs = LabelledPictures(table.pictures[last], table.labels[last], table.names)
+        worlds += [photographs_world(photographs, "cifar10"), photographs_by_picture(photographs, "cifar10")]
+        said.append(f"{len(photographs)} CIFAR-10 photographs held out of the training set")
     return [*worlds, elsewhere(tested=False)], " and ".join(said)
 
 

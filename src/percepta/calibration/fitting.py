@@ -22,7 +22,7 @@ from percepta.calibration.neutral import neutral_texts, summarise
 from percepta.calibration.prior import INPUTS, Background, Prior
 from percepta.errors import BadInput, out_of_range
 from percepta.evaluation.folders import Mix, World, draw_cases
-from percepta.evaluation.nothing_here import Embedded
+from percepta.evaluation.nothing_here import Asked, Embedded
 
 EncodePictures = Callable[[np.ndarray], Tensor]
 EncodeTexts = Callable[[Sequence[str]], Tensor]
@@ -40,42 +40,61 @@ def fit_prior(
     model: str,
     weights: str,
     fitted_on: str = "",
-    folders: int = 2000,
+    folders: int = 1500,
     mix: Mix | None = None,
     seed: int = 0,
 ) -> Prior:
-    """A prior for questions in words.
+    """A prior for questions in words, and by pictures if some worlds ask by pictures.
 
     Args:
         encode_pictures: (B, H, W, 3) uint8 → (B, D), of any length.
         encode_texts: B texts → (B, D).
         worlds: what to fit on; none of it should have trained the model, which knows that too well.
-        model, weights: the name and `weights_hash`.
+        model, weights: the name and `running.fingerprint.weights_hash`.
         fitted_on: one line for people.
-        folders: how many to draw; a few hundred give a rough prior.
+        folders: how many to draw for either kind of question; a few hundred give a rough prior.
         mix: how folders and questions are drawn.
         seed: of the draws and of the start.
 
-    Raises: BadInput for worlds without an answered or an unanswered question.
+    Raises: BadInput for worlds without an answered or an unanswered question in words.
     """
     if folders < 1:
         raise out_of_range("folders", folders, "1 or more", "fit_prior")
     mix = mix or Mix()
-    embedded = Embedded.of(worlds, encode_pictures, encode_texts, neutral_texts(), summarise)
-    cases = [embedded.ask(case) for case in draw_cases(worlds, folders, mix, seed) if len(case.right)]
-    background = fit_background([(one.scores, one.neutral, one.case.right) for one in cases], seed)
-    absent = [(one.case.kind.split("/")[0], float(one.scores.max())) for one in cases if not one.case.present]
-    names = sorted({name for name, _ in absent})
-    best = {name: [score for other, score in absent if other == name] for name in names}
-    best["all"] = [score for _, score in absent]
+
+    def fitted(chosen: Sequence[World]) -> tuple[Background, dict[str, float], int]:
+        embedded = Embedded.of(chosen, encode_pictures, encode_texts, neutral_texts(), summarise)
+        cases = [embedded.ask(case) for case in draw_cases(chosen, folders, mix, seed) if len(case.right)]
+        found = fit_background([(one.scores, one.neutral, one.case.right) for one in cases], seed)
+        return found, _thresholds(cases), len(cases)
+
+    by_picture = [world for world in worlds if world.asking is not None]
+    curves = {"words": fitted([world for world in worlds if world.asking is None])}
+    if by_picture:
+        curves["picture"] = fitted(by_picture)
     return Prior(
         model,
         weights,
-        background,
-        fitted_on=fitted_on,
-        thresholds={name: round(float(np.quantile(rows, EMPTY)), 6) for name, rows in best.items()},
-        details={"folders": folders, "cases": len(cases), "seed": seed, "mix": asdict(mix)},
+        curves["words"][0],
+        curves["picture"][0] if by_picture else None,
+        fitted_on,
+        {question: thresholds for question, (_, thresholds, _) in curves.items()},
+        {
+            "folders": folders,
+            "seed": seed,
+            "mix": asdict(mix),
+            **{question: f"{count} questions" for question, (_, _, count) in curves.items()},
+        },
     )
+
+
+def _thresholds(cases: Sequence[Asked]) -> dict[str, float]:
+    """The fixed cosine that leaves 95 % of absent questions empty, for all and by the world that is asked for."""
+    absent = [(one.case.kind.split("/")[0], float(one.scores.max())) for one in cases if not one.case.present]
+    best = {"all": [score for _, score in absent]}
+    for name, score in absent:
+        best.setdefault(name, []).append(score)
+    return {name: round(float(np.quantile(scores, EMPTY)), 6) for name, scores in best.items()}
 
 
 def fit_background(

@@ -59,7 +59,7 @@ def probabilities(scores: Any, neutral: Any, prior: Prior, question: str = "word
 
     Raises: BadInput for NaN, other shapes, or a picture where the prior knows words alone.
     """
-    background = _background(prior, question)
+    background = background_of(prior, question)
     cosines = _row(scores)
     if not len(cosines):
         return np.zeros(0, np.float64)
@@ -115,7 +115,8 @@ def _logits(table: NDArray[np.float32], background: Background) -> NDArray[np.fl
     return np.clip(found - beyond, -50, 50)
 
 
-def _background(prior: Prior, question: str) -> Background:
+def background_of(prior: Prior, question: str) -> Background:
+    """The curve for a kind of question. Raises BadInput where the prior has none."""
     if question not in ("words", "picture"):
         raise one_of("question", question, ("words", "picture"), "probabilities")
     found = prior.words if question == "words" else prior.picture

@@ -77,8 +77,8 @@ class Prior:
         words: for questions in words.
         picture: for questions by a picture, or None: then they are uncalibrated.
         fitted_on: what it was fitted on, in one line for people.
-        thresholds: the fixed cosine above which 5 % of the absent questions of the fit still find something, "all"
-            and by world: what this prior replaces, kept as a baseline.
+        thresholds: by kind of question the fixed cosine above which 5 % of the absent questions of the fit still find
+            something, for "all" and by world: what this prior replaces, kept as a baseline.
         details: JSON-ready facts of the fit: folders, mix, seed, generator.
         bank: version of the neutral texts.
     """
@@ -88,7 +88,7 @@ class Prior:
     words: Background
     picture: Background | None = None
     fitted_on: str = ""
-    thresholds: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     bank: int = VERSION
 

@@ -34,6 +34,7 @@ class World:
         near: (T, N) bool, which show some part of it, the right ones among them; by default the right ones.
         owner: (T,) the number of the picture that a text was written for, or -1.
         groups: (N,) numbers by which folders are made up, such as classes; None for pictures that stand alone.
+        asking: (T, H, W, 3) uint8, pictures that ask in place of the texts, which then are their names; None for words.
     """
 
     name: str
@@ -44,6 +45,7 @@ class World:
     near: Flags | None = None
     owner: Numbers | None = None
     groups: Numbers | None = None
+    asking: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.texts), len(self.pictures))
@@ -54,6 +56,7 @@ class World:
             ("kinds", self.kinds, shape[0]),
             ("owner", self.owner, shape[0]),
             ("groups", self.groups, shape[1]),
+            ("asking", self.asking, shape[0]),
         ):
             if row is not None and len(row) != length:
                 raise BadInput(f"{what} of the world {self.name} must be {length}; got {len(row)}.")

@@ -22,12 +22,19 @@ from torch import Tensor
 
 from percepta.datasets.cifar import LabelledPictures
 from percepta.datasets.scenes import TEST_SEED_START, VERSION, fingerprint
-from percepta.errors import BadInput
+from percepta.errors import BadInput, one_of
 from percepta.evaluation.calibration import BINS, reliability
 from percepta.evaluation.folders import Case, Mix, World, draw_cases
 from percepta.evaluation.metrics import LEVEL
 from percepta.evaluation.protocols import Baseline, Evaluation, Measure, Protocol, measured
-from percepta.evaluation.worlds import QUESTION_TEMPLATES, elsewhere, photographs_world, scenes_world
+from percepta.evaluation.worlds import (
+    QUESTION_TEMPLATES,
+    clips_by_picture,
+    elsewhere,
+    photographs_by_picture,
+    photographs_world,
+    scenes_world,
+)
 from percepta.evaluation.zero_shot import unit
 
 EncodePictures = Callable[[np.ndarray], Tensor]
@@ -61,8 +68,11 @@ class Judge:
     described: Mapping[str, Any]
 
 
-def scenes_nothing_here_protocol(count: int = 2000, size: int = 64, folders: int = 300) -> Protocol:
-    """Folders of generated scenes: captions, two things, single things."""
+def scenes_nothing_here_protocol(
+    count: int = 2000, size: int = 64, folders: int = 300, question: str = "words"
+) -> Protocol:
+    """Folders of generated scenes, asked by captions, two things, single things; or by a picture: of frames of clips,
+    asked by a part of one or by an earlier frame."""
     return Protocol(
         "scenes-nothing-here",
         {
@@ -71,6 +81,7 @@ def scenes_nothing_here_protocol(count: int = 2000, size: int = 64, folders: int
             "first seed": TEST_SEED_START,
             "count": count,
             "size": size,
+            "question": question,
             "folder": 100,
             "other folders": (20, 500),
             "folders": folders,
@@ -81,13 +92,15 @@ def scenes_nothing_here_protocol(count: int = 2000, size: int = 64, folders: int
     )
 
 
-def cifar10_nothing_here_protocol(folders: int = 300) -> Protocol:
-    """Folders of photographs of one to ten classes, asked for the name of a class in several wordings."""
+def cifar10_nothing_here_protocol(folders: int = 300, question: str = "words") -> Protocol:
+    """Folders of photographs of one to ten classes, asked by the name of a class in several wordings, or by another
+    photograph of it."""
     return Protocol(
         "cifar10-nothing-here",
         {
             "data": "CIFAR-10 test, 10,000 photographs of 32 x 32",
             "templates": QUESTION_TEMPLATES,
+            "question": question,
             "folder": 100,
             "other folders": (20, 500),
             "folders": folders,
@@ -110,7 +123,8 @@ def evaluate_scenes_nothing_here(
     """
     protocol = protocol or scenes_nothing_here_protocol()
     first, count = protocol.settings["first seed"], protocol.settings["count"]
-    world = scenes_world(np.arange(first, first + count), protocol.settings["size"], protocol.settings["seed"])
+    make = scenes_world if _by_words(protocol) else clips_by_picture
+    world = make(np.arange(first, first + count), protocol.settings["size"], protocol.settings["seed"])
     details = {"generator": VERSION, "fingerprint": fingerprint(), "seeds": f"{first} to {first + count - 1}"}
     return _evaluated(protocol, world, encode_image, encode_text, judge, details)
 
@@ -126,7 +140,10 @@ def evaluate_cifar10_nothing_here(
     protocol = protocol or cifar10_nothing_here_protocol()
     if not len(photographs):
         raise BadInput(f"{protocol.name} needs photographs; got none.")
-    world = photographs_world(photographs, "cifar10", protocol.settings["templates"])
+    if _by_words(protocol):
+        world = photographs_world(photographs, "cifar10", protocol.settings["templates"])
+    else:
+        world = photographs_by_picture(photographs, "cifar10")
     digest = hashlib.sha256(photographs.pictures.tobytes() + photographs.labels.tobytes()).hexdigest()[:12]
     return _evaluated(protocol, world, encode_image, encode_text, judge, {"data hash": digest})
 
@@ -148,10 +165,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedded:
-    """Worlds as vectors, each picture and text encoded once: per world (N, D), (T, D), and N neutral rows."""
+    """Worlds as vectors, each picture and question encoded once: per world (N, D), (T, D), and N neutral rows."""
 
     pictures: tuple[NDArray[np.float32], ...]
-    texts: tuple[NDArray[np.float32], ...]
+    questions: tuple[NDArray[np.float32], ...]
     neutral: tuple[NDArray[np.float32], ...]
 
     @classmethod
@@ -167,10 +184,12 @@ class Embedded:
         bank = unit(encode_text(neutral))
         nothing = torch.zeros(0, bank.shape[1])
         pictures = [unit(encode_image(world.pictures)) if len(world.pictures) else nothing for world in worlds]
-        texts = [unit(encode_text(world.texts)) for world in worlds]
+        questions = [
+            unit(encode_text(world.texts) if world.asking is None else encode_image(world.asking)) for world in worlds
+        ]
         return cls(
             tuple(vectors.numpy() for vectors in pictures),
-            tuple(vectors.numpy() for vectors in texts),
+            tuple(vectors.numpy() for vectors in questions),
             tuple(summarise(vectors @ bank.T) for vectors in pictures),
         )
 
@@ -179,7 +198,7 @@ class Embedded:
         world, text = case.text
         vectors = [table[inside] for table, inside in zip(self.pictures, case.entries, strict=True)]
         neutral = [table[inside] for table, inside in zip(self.neutral, case.entries, strict=True)]
-        return Asked(case, np.concatenate(vectors) @ self.texts[world][text], np.concatenate(neutral))
+        return Asked(case, np.concatenate(vectors) @ self.questions[world][text], np.concatenate(neutral))
 
 
 def _evaluated(
@@ -191,7 +210,8 @@ def _evaluated(
     details: Mapping[str, Any],
 ) -> Evaluation:
     """The folders of the headline size first, then the other sizes, of which only the first kind of text counts."""
-    settings, worlds = protocol.settings, (world, elsewhere(tested=True))
+    settings = protocol.settings
+    worlds = (world, elsewhere(tested=True)) if _by_words(protocol) else (world,)
     embedded = Embedded.of(worlds, encode_image, encode_text, judge.neutral, judge.summarise)
 
     def answers(size: int) -> list[_Answer]:
@@ -325,6 +345,13 @@ def _baselines(
             if rows:
                 good = np.mean([(row.best >= limit) == row.present for row in rows])
                 yield Baseline(name, measure, float(good), note)
+
+
+def _by_words(protocol: Protocol) -> bool:
+    question = protocol.settings["question"]
+    if question not in ("words", "picture"):
+        raise one_of("question", question, ("words", "picture"), protocol.name)
+    return bool(question == "words")
 
 
 def _settings(mix: Mix) -> dict[str, Any]:

@@ -10,9 +10,20 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from percepta.datasets.cifar import LabelledPictures
-from percepta.datasets.scenes import COLOURS, SHAPES, TEXTURES, SceneConfig, SceneObject, is_true, make_batch, parse
+from percepta.datasets.scenes import (
+    COLOURS,
+    SHAPES,
+    TEXTURES,
+    SceneConfig,
+    SceneObject,
+    is_true,
+    make_batch,
+    make_clip,
+    parse,
+)
 from percepta.datasets.scenes.language import Description, Statement, describe
 from percepta.datasets.scenes.pictures import plan_scene
 from percepta.evaluation.folders import OWNERLESS, Flags, World, texts_alone
@@ -79,9 +90,56 @@ def photographs_world(
     return World(name, photographs.pictures, texts, ("class",) * len(texts), right, groups=photographs.labels)
 
 
+def clips_by_picture(seeds: Sequence[int] | NDArray[np.int64], size: int = 64, seed: int = 0) -> World:
+    """Frames from the middle of clips; the questions are a part of the same frame and an earlier frame of the clip.
+
+    Args:
+        seeds: of the clips.
+        size: side in pixels.
+        seed: of the choice of parts.
+    """
+    config, random = SceneConfig(size), np.random.default_rng(seed)
+    frames = np.stack([make_clip(int(number), config, frames=5).frames[[1, 2]] for number in seeds])
+    parts = np.stack([_part(frame, random) for frame in frames[:, 1]])
+    owners = np.tile(np.arange(len(frames)), 2)
+    return World(
+        "clips",
+        frames[:, 1],
+        tuple(f"{what} {number}" for what in ("part", "frame") for number in seeds),
+        ("part",) * len(frames) + ("earlier frame",) * len(frames),
+        owners[:, None] == np.arange(len(frames))[None, :],
+        owner=owners,
+        asking=np.concatenate([parts, frames[:, 0]]),
+    )
+
+
+def photographs_by_picture(photographs: LabelledPictures, name: str = "photographs", asking: int = 200) -> World:
+    """Photographs of which the first `asking` ask for others of their class."""
+    labels = photographs.labels
+    return World(
+        name,
+        photographs.pictures[asking:],
+        tuple(f"{photographs.names[label]} {number}" for number, label in enumerate(labels[:asking])),
+        ("same class",) * asking,
+        labels[:asking, None] == labels[None, asking:],
+        groups=labels[asking:],
+        asking=photographs.pictures[:asking],
+    )
+
+
 def elsewhere(tested: bool) -> World:
     """Texts about what neither scenes nor CIFAR-10 show: those for tests, or those for fitting."""
     return texts_alone("elsewhere", ELSEWHERE[int(tested) :: 2])
+
+
+def _part(picture: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """A part of 60 to 95 % of each side, a little brighter or darker, at the size of the whole."""
+    height, width = picture.shape[:2]
+    share = random.uniform(0.6, 0.95)
+    top, left = (int(random.integers(0, side - int(side * share) + 1)) for side in (height, width))
+    part = picture[top : top + int(height * share), left : left + int(width * share)]
+    lit = np.clip(part * random.uniform(0.8, 1.2), 0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(lit).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _two_things(objects: Sequence[SceneObject], random: np.random.Generator) -> tuple[str, str, Statement]:

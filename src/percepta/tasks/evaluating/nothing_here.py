@@ -16,18 +16,18 @@ from percepta.tasks.evaluating.batches import Batches
 
 def run_scenes_nothing_here(protocol: Protocol, batches: Batches) -> Evaluation:
     """On generated scenes."""
-    return evaluation.evaluate_scenes_nothing_here(batches.pictures, batches.texts, _judge(batches), protocol)
+    return evaluation.evaluate_scenes_nothing_here(batches.pictures, batches.texts, _judge(batches, protocol), protocol)
 
 
 def run_cifar10_nothing_here(protocol: Protocol, batches: Batches, data: Mapping[str, Path]) -> Evaluation:
     """On photographs by class."""
     from percepta.datasets.cifar import read_cifar10
 
-    known, photographs = _judge(batches), read_cifar10(data["data"])
+    known, photographs = _judge(batches, protocol), read_cifar10(data["data"])
     return evaluation.evaluate_cifar10_nothing_here(photographs, batches.pictures, batches.texts, known, protocol)
 
 
-def _judge(batches: Batches) -> Judge:
+def _judge(batches: Batches, protocol: Protocol) -> Judge:
     """The prior of the model and its weights. Raises BadInput where there is none."""
     encoder = batches.encoder
     prior = load_prior(encoder.name, weights_hash(encoder.model))
@@ -35,4 +35,4 @@ def _judge(batches: Batches) -> Judge:
         raise BadInput(
             f"{encoder.name} is uncalibrated with these weights; fit a prior: python -m percepta.calibration MODEL."
         )
-    return judge(prior)
+    return judge(prior, protocol.settings["question"])

@@ -14,7 +14,6 @@ import percepta
 from percepta.errors import BadInput, BadMedia
 from percepta.media import VideoReader, collect, sample_frames
 from percepta.tasks import encoder as encoder_module
-from percepta.tasks.doctor import doctor
 from percepta.tasks.encoder import Encoder, ToyModelWarning
 from tests.tasks import nano
 
@@ -197,23 +196,3 @@ def test_a_nano_model_says_once_that_it_is_a_toy(monkeypatch: pytest.MonkeyPatch
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Encoder(nano.model())
-
-
-def test_the_doctor_names_versions_weights_and_extras() -> None:
-    found = doctor()
-    assert {finding.topic for finding in found} == {"version", "device", "weights", "extra", "network"}
-    by_subject = {finding.subject: finding for finding in found}
-    assert by_subject["torch"].found.startswith(torch.__version__.split("+")[0])
-    assert by_subject["cpu"].good
-    assert "pe-core-l14-336" in by_subject
-    for finding in found:
-        assert finding.good or finding.advice
-
-
-def test_the_doctor_gives_the_pip_command_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from percepta.tasks import doctor as module
-
-    monkeypatch.setitem(module.EXTRAS, "heic", ("HEIC pictures", {"no_such_module_here": "pillow-heif"}))
-    finding = next(entry for entry in doctor() if entry.subject == "heic")
-    assert not finding.good
-    assert finding.advice == 'for HEIC pictures: pip install "percepta[heic]"'

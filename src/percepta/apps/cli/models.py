@@ -71,11 +71,12 @@ def describe(
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Check the installation, and say what is missing.
 
-    Versions, devices, weights and extras, each with the command that mends it."""
+    Versions, devices, weights, the index and extras, each with the command that mends it."""
     from percepta.tasks.doctor import doctor as examine
 
-    topic = ""
-    for finding in examine():
+    topic, findings = "", examine()
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
         if as_json:
             print(json.dumps(finding.to_dict()))
             continue
@@ -83,4 +84,4 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
             print(f"{'' if not topic else chr(10)}{finding.topic}")
             topic = finding.topic
         advice = f"  ->  {finding.advice}" if finding.advice else ""
-        print(f"  {'ok' if finding.good else '--'}  {finding.subject:<20} {finding.found}{advice}")
+        print(f"  {'ok' if finding.good else '--'}  {finding.subject:<{width}}  {finding.found}{advice}")

@@ -63,7 +63,7 @@ def test_logistic_regression_equals_sklearn(blobs, strength: float) -> None:
     scaler = StandardScaler().fit(train)
     peer = LogisticRegression(C=1 / (strength * len(train)), max_iter=5000, tol=1e-8)
     peer.fit(scaler.transform(train), labels)
-    np.testing.assert_allclose(probe.scores, peer.decision_function(scaler.transform(test)), atol=2e-2)
+    np.testing.assert_allclose(probe.scores, peer.decision_function(scaler.transform(test)), atol=2e-3)
     assert np.mean(probe.scores.argmax(1) == peer.predict(scaler.transform(test))) > 0.99
 
 

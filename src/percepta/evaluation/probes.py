@@ -171,7 +171,7 @@ def _regressions(x: Features, labels: Classes, asked: Features, strengths: Seque
     """(strength, logits of `asked` (M, K)) from the strongest to the weakest, each starting where the last ended."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(max_iter=2000, warm_start=True)
+    model = LogisticRegression(max_iter=2000, tol=1e-5, warm_start=True)
     for strength in sorted(strengths, reverse=True):
         model.set_params(C=1 / (strength * len(x)))
         model.fit(x, labels)

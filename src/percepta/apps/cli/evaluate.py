@@ -100,10 +100,11 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
             print(json.dumps(result.to_dict()), flush=True)
         else:
             show(result)
-    for path, write in ((out, write_scores), (picture, write_picture)):
-        if path is not None:
-            write(path, found)
-            common.say(f"wrote {path}")
+        for path, write in ((out, write_scores), (picture, write_picture)):  # what is done outlives an interruption
+            if path is not None:
+                write(path, found)
+    for path in filter(None, (out, picture)):
+        common.say(f"wrote {path}")
     common.finish(list(dict.fromkeys(failure for result in found for failure in result.failures)))
 
 

@@ -30,7 +30,7 @@ from percepta.running.feed import ON_ERROR
 from percepta.running.progress import Progress
 from percepta.tasks.encoder import sources_of
 from percepta.tasks.indexing.building import facts_of
-from percepta.tasks.indexing.looks import ROUGH, Look, alike, likeness, look_of_picture, look_of_video, same_tint
+from percepta.tasks.indexing.looks import Look, alike, likeness, look_of_picture, look_of_video, same_tint
 from percepta.tasks.indexing.store import Index
 
 BURST = 0.7  # the least cosine of the rough looks of a burst, where the pictures say when they were taken
@@ -38,6 +38,7 @@ UNDATED_BURST = 0.95  # the least correlation of the fine looks, where only the 
 LENGTHS = (0.5, 0.02)  # seconds, and share, by which copies of a video may differ in duration
 FEWEST_FRAMES = 3  # of two videos that must show something, for the two to be called copies
 MOVED = 0.9  # the least correlation of a frame of copied videos; another frame rate shows another instant
+_FOLLOWING = 500  # pictures after the first of a burst that may belong to it: a copied folder has one time for all
 _SHARP_SIDE = 512
 _READING = 1 << 20
 
@@ -348,30 +349,34 @@ def _byte_hash(item: _Item) -> bytes | None:
 
 def _bursts(items: Sequence[_Item], seconds: float) -> Iterator[list[_Item]]:
     """Pictures taken one after the other, each like the first of its group."""
-    rows = sorted((item for item in items if item.source.kind == "picture" and item.taken), key=lambda item: item.taken)
+    shown = [item for item in items if item.source.kind == "picture" and item.taken and item.look.shows.any()]
+    if not shown:
+        return
+    rows = sorted(shown, key=lambda item: (item.taken, item.name))
+    rough = np.stack([item.look.rough for item in rows])
     used: set[int] = set()
     for number, first in enumerate(rows):
-        if number in used or not first.look.shows.any():
+        if number in used:
             continue
         members, latest = [first], first.taken
-        for other in range(number + 1, len(rows)):
-            item = rows[other]
-            if item.taken - latest > seconds:
+        following = range(number + 1, min(number + 1 + _FOLLOWING, len(rows)))
+        cosines = (rough[following.start : following.stop] @ rough[number]).tolist()
+        for other, cosine in zip(following, cosines, strict=True):
+            if rows[other].taken - latest > seconds:
                 break
-            if other not in used and _one_sight(first, item):
-                members.append(item)
+            if other not in used and _one_sight(first, rows[other], cosine):
+                members.append(rows[other])
                 used.add(other)
-                latest = item.taken
+                latest = rows[other].taken
         if len(members) > 1:
             yield members
 
 
-def _one_sight(first: _Item, second: _Item) -> bool:
-    cosine = float(first.look.rough @ second.look.rough)
-    if first.dated and second.dated:
-        return cosine >= BURST
-    if first.dated != second.dated or cosine < ROUGH:
+def _one_sight(first: _Item, second: _Item, cosine: float) -> bool:
+    if cosine < BURST or first.dated != second.dated:
         return False
+    if first.dated:
+        return True
     found = likeness(first.look.fine, second.look.fine)
     return bool(found.correlation[0] >= UNDATED_BURST and same_tint(first.look.colour, second.look.colour)[0])
 

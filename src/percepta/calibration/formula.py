@@ -75,7 +75,7 @@ def inputs(scores: NDArray[np.float32], neutral: Any, background: Background) ->
     if np.isnan(summary).any():
         raise BadInput("neutral must be numbers; some are NaN.")
     location, scale = shrunk(scores, background.location, background.scale, background.weight)
-    table = np.empty((len(scores), len(INPUTS)), np.float32)
+    table = np.empty((len(scores), len(INPUTS)), np.float32, order="F")  # worked through column by column
     table[:, SCORE], table[:, LOG_SIZE], table[:, NEUTRAL] = scores, np.log(len(scores)), summary
     table[:, 1], table[:, 2], table[:, 3] = location, scale, upper(scores)
     return table
@@ -101,18 +101,25 @@ def _logits(table: NDArray[np.float32], background: Background) -> NDArray[np.fl
     beyond = max(float(table[0, LOG_SIZE]) - float(high[LOG_SIZE]), 0.0)
     low[SCORE], high[SCORE] = -np.inf, np.inf
     centre, spread = np.array(background.centre, np.float32), np.array(background.spread, np.float32)
-    standard = (np.clip(table, low, high) - centre) / spread
+    slopes, bends = np.array(background.slopes, np.float32), np.array(background.bends, np.float32)
+
     # What is the same for the whole folder is added up once; elementwise sums treat equal entries equally.
-    own, shared = (SCORE, *NEUTRAL), standard[0, SHARED]
-    found = np.full(len(table), background.constant + float(shared @ np.array(background.slopes)[SHARED]))
-    for entry in own:
-        found += background.slopes[entry] * standard[:, entry]
-    for bend, offset, height in zip(background.bends, background.offsets, background.heights, strict=True):
-        step = np.full(len(table), offset + shared @ np.array(bend)[SHARED], np.float32)
-        for entry in own:
-            step += np.float32(bend[entry]) * standard[:, entry]
-        found += height * np.tanh(step, out=step)
-    return np.clip(found - beyond, -50, 50)
+    shared = ((np.clip(table[0], low, high) - centre) / spread)[SHARED]
+    own = {
+        number: (np.clip(table[:, number], low[number], high[number]) - centre[number]) / spread[number]
+        for number in (SCORE, *NEUTRAL)
+    }
+
+    def line(constant: float, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = np.full(len(table), constant + float(shared @ weights[SHARED]), np.float32)
+        for number, column in own.items():
+            found += weights[number] * column
+        return found
+
+    total = line(background.constant, slopes)
+    for bend, offset, height in zip(bends, background.offsets, background.heights, strict=True):
+        total += np.float32(height) * np.tanh(line(offset, bend))
+    return np.clip(total.astype(np.float64) - beyond, -50, 50)
 
 
 def background_of(prior: Prior, question: str) -> Background:

@@ -155,7 +155,8 @@ def test_features_are_computed_once_for_several_probes(model, scenes: Path, monk
     found = list(evaluate(names, model, data=scenes, settings=settings))
     assert [one.protocol.name for one in found] == names
     assert sum(seen) == 48
-    list(evaluate("knn", model, data=scenes, settings={"layers": [0, 1], "k": 5, "pooling": "class"}))
+    monkeypatch.setattr(type(model), "encode_image", None)  # the model's own vector comes from the same pass
+    list(evaluate("knn", model, data=scenes, settings={"layers": "all", "k": 5, "pooling": "class"}))
     assert sum(seen) == 96
 
 

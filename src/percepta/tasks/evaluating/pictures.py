@@ -70,14 +70,19 @@ def by_layer(batches: Batches, layers: Sequence[int | str], pooling: str = "mean
         tensor: Tensor = encoder.model.preprocess(source.thing)
         return tensor
 
+    finish = _finish(encoder) if blocks and norm and "output" in names else None
+    wanted = [*blocks.values(), *([encoder.model.config.depth - 1] if finish is not None else [])]
+
     @torch.inference_mode()
     def compute(views: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         if blocks:
             pictures = views.to(encoder.device, encoder.dtype)
-            tokens = encoder.model.intermediates(pictures, list(blocks.values()), norm=norm, prefix=True)
-            found = {name: pool(values).float().cpu() for name, values in zip(blocks, tokens, strict=True)}
-        return {name: found[name] if name in blocks else encoder.embed(views, normalize=False) for name in names}
+            tokens = encoder.model.intermediates(pictures, wanted, norm=norm, prefix=True)
+            found = {name: pool(values).float().cpu() for name, values in zip(blocks, tokens, strict=False)}
+            if finish is not None:
+                found["output"] = finish(tokens[-1]).float().cpu()
+        return {name: found[name] if name in found else encoder.embed(views, normalize=False) for name in names}
 
     def encode(pictures: Pictures) -> Encoded:
         key = (pictures.key, tuple(names), pooling, norm)
@@ -124,6 +129,15 @@ def layers_named(encoder: Encoder, layers: Sequence[int | str]) -> dict[str, int
 
 def _gives(encoder: Encoder) -> bool:
     return hasattr(encoder.model, "encode_image") or getattr(encoder.model, "pooled", False)
+
+
+def _finish(encoder: Encoder) -> Callable[[Tensor], Tensor] | None:
+    """Normed tokens of the last block → the model's own vector, where it is known how; else a second pass gives it."""
+    tower = getattr(encoder.model, "vision", encoder.model)
+    if getattr(encoder.model.config, "pooling", None) != "attention" or not hasattr(tower, "pool"):
+        return None
+    projection = getattr(tower, "projection", None)
+    return lambda tokens: tower.pool(tokens) if projection is None else tower.pool(tokens) @ projection
 
 
 def _pooling(encoder: Encoder, pooling: str) -> Callable[[Tensor], Tensor]:

@@ -100,6 +100,10 @@ def test_tallies_by_hand() -> None:
     assert ious.value == 0.25
     assert ious.interval() == (0.25, 0.25)
     assert Tally(counts, ratio).interval() == (0.5, 1.5)  # one of the two scenes twice, or both
+    better = Tally(counts + np.array([1.0, 0]), ratio)
+    assert better.beyond(Tally(counts, ratio)) == (0.5, 0.5, 0.5)  # the same in both scenes: nothing to doubt
+    with pytest.raises(BadInput, match="same scenes"):
+        better.beyond(Tally(counts[:1], ratio))
     with pytest.raises(BadInput, match="level"):
         Tally(counts, ratio).interval(level=1)
     with pytest.raises(BadInput, match="at least one of each"):
@@ -171,6 +175,10 @@ def test_scenes_know_truth_from_noise(knower: Knower, evaluate, make, unit: str)
         assert abs(truth.value - beside[PATCH_TRUTH]) < 0.15 * beside[PATCH_TRUTH]
     assert result.tables["layers"]["layers"] == ["layer 0", "layer 1"]
     assert [row[0] for row in result.tables["layers"]["measures"][headline]] == [noise.value, truth.value]
+    difference, low, high = result.tables["layers"]["minus the last"][headline][0]
+    assert difference == pytest.approx(noise.value - truth.value)
+    assert low <= difference <= high
+    assert result.tables["layers"]["minus the last"][headline][1] == [0, 0, 0]
     assert json.dumps(result.to_dict()) == json.dumps(evaluate(knower, protocol).to_dict())
 
 

@@ -81,6 +81,15 @@ def test_not_shown() -> None:
     assert "Not so: class" in one_of_two.sentence
 
 
+def test_what_needs_no_network_shows_nothing() -> None:
+    """Best at the first layer by far, but the place of the patch alone does as well: no support for the claim."""
+    verdict = judge(curves_of(models(segmentation=[0.6, 0.5, 0.4, 0.3, 0.2, 0.1], objects=LATE)))
+    assert not verdict.shown
+    assert verdict.findings[0].low >= 0.4
+    assert "Not so: segmentation (no better than without the network)." in verdict.sentence
+    assert judge(curves_of(models(segmentation=[0.9, 0.5, 0.4, 0.3, 0.2, 0.1], objects=LATE))).shown
+
+
 def test_noise_alone_is_not_taken_for_a_claim() -> None:
     """On flat curves the layer that the other models choose is no better in the model that is left out."""
     shown = 0
@@ -101,11 +110,12 @@ def test_errors_are_better_small() -> None:
     found = {f"seed {number}": [evaluation("depth", LATE[::-1], "m")] for number in range(3)}
     (curve,) = curves_of(found)
     assert find(curve).best == (5, 5, 5)
+    assert curve.floor == pytest.approx(-0.5)  # the constant; the place alone is worse
     assert not find(curve).holds
-    found = {f"seed {number}": [evaluation("depth", LATE, "m")] for number in range(3)}
+    found = {f"seed {number}": [evaluation("depth", [0.1, 0.2, 0.3], "m")] for number in range(3)}
     finding = find(curves_of(found)[0])
     assert finding.best == (0, 0, 0)
-    assert finding.margins == (5, 5, 5)
+    assert finding.margins == pytest.approx((0.2, 0.2, 0.2))
     assert finding.holds
 
 

@@ -398,10 +398,14 @@ def by_layer(
     notes: Mapping[str, str] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """An evaluation from tallies by measure and layer, and the baselines of each measure; the first is the headline."""
+    """An evaluation from tallies by measure and layer, and the baselines of each measure; the first is the headline.
+
+    Its table "layers" also says how far each layer lies from the last one asked, with the interval of that difference.
+    """
     measures: list[Measure] = []
     baselines: list[Baseline] = []
     curves: dict[str, list[list[float]]] = {}
+    differences: dict[str, list[list[float]]] = {}
     known = {**NOTES, **(notes or {})}
     for number, (what, by) in enumerate(tallies.items()):
         others = beside.get(what, {})
@@ -411,6 +415,7 @@ def by_layer(
             value, (low, high) = tally.value, tally.interval()
             measures.append(Measure(name, value, low, high, tally.count, chance, number == 0, unit))
             curves.setdefault(what, []).append([value, low, high])
+            differences.setdefault(what, []).append(list(tally.beyond(list(by.values())[-1])))
             baselines += [
                 Baseline(other, name, one.value, known[other]) for other, one in others.items() if other != CONSTANT
             ]
@@ -420,7 +425,7 @@ def by_layer(
         tuple(measures),
         tuple(baselines),
         details if details is not None else {"generator": VERSION, "fingerprint": fingerprint()},
-        tables={"layers": {"layers": layers, "measures": curves}},
+        tables={"layers": {"layers": layers, "measures": curves, "minus the last": differences}},
     )
 
 

@@ -29,6 +29,8 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "class": ("ridge-probe", "accuracy", GLOBAL),
 }
 """Tasks by name: protocol, measure, kind."""
+TRUTH = "truth on patches"
+"""The one baseline that no layer needs to beat."""
 ENDS = 0.25  # the share of the layers that counts as "at or near the last"
 # Student's t at 97.5 % for one to nine degrees of freedom; the last stands for more, a little on the safe side.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -66,6 +68,12 @@ class Curve:
         """(M, L) values where more is better."""
         return -self.values[..., 0] if self.unit else self.values[..., 0]
 
+    @property
+    def floor(self) -> float:
+        """The most that is had without the network, where more is better; minus infinity where nothing is known."""
+        values = [value for name, value in self.beside.items() if name != TRUTH]
+        return max((-value if self.unit else value for value in values), default=-math.inf)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -89,8 +97,10 @@ class Finding:
         chosen: of each model the best layer by the mean of the other models; its own best where it is alone.
         margins: of each model how much better the chosen layer is than the last, in the unit of the task.
         mean, low, high: of the margins, with the ends of Student's 95 % interval over models; NaN for one model.
-        holds: whether the claim holds for this task: a spatial one is better before the last layer in every model, with
-            an interval above 0; a global one is best within the last quarter of the layers in every model.
+        tells: whether the chosen layer of every model beats what is had without the network.
+        holds: whether the claim holds for this task: the layers tell something, and a spatial one is better before the
+            last layer in every model, with an interval above 0; a global one is best within the last quarter of the
+            layers in every model.
     """
 
     task: str
@@ -102,6 +112,7 @@ class Finding:
     mean: float
     low: float
     high: float
+    tells: bool
     holds: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +126,7 @@ class Finding:
             "margins over the last": [round(margin, 6) for margin in self.margins],
             "mean margin": round(self.mean, 6),
             "interval": interval,
+            "tells more than nothing": self.tells,
             "holds": self.holds,
         }
 
@@ -202,12 +214,14 @@ def find(curve: Curve) -> Finding:
     models, depth = gains.shape
     best = gains.argmax(axis=1)
     chosen = (gains.sum(axis=0) - gains).argmax(axis=1) if models > 1 else best
-    margins = gains[np.arange(models), chosen] - gains[:, -1]
+    reached = gains[np.arange(models), chosen]
+    margins = reached - gains[:, -1]
     mean, (low, high) = float(margins.mean()), _student(margins)
+    tells = bool((reached > curve.floor).all())
     if curve.kind == SPATIAL:
-        holds = bool((chosen < depth - 1).all() and (margins > 0).all() and low > 0)
+        holds = tells and bool((chosen < depth - 1).all() and (margins > 0).all() and low > 0)
     else:
-        holds = bool((best >= depth - max(1, math.ceil(ENDS * depth))).all())
+        holds = tells and bool((best >= depth - max(1, math.ceil(ENDS * depth))).all())
     return Finding(
         curve.task,
         curve.kind,
@@ -218,6 +232,7 @@ def find(curve: Curve) -> Finding:
         mean,
         low,
         high,
+        tells,
         holds,
     )
 
@@ -244,7 +259,8 @@ def judge(curves: Sequence[Curve]) -> Verdict:
 
 
 def _listed(findings: Sequence[Finding]) -> str:
-    return ", ".join(one.task for one in findings) or "none"
+    named = [one.task if one.tells else f"{one.task} (no better than without the network)" for one in findings]
+    return ", ".join(named) or "none"
 
 
 def _student(values: Points) -> tuple[float, float]:

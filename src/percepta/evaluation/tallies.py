@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from percepta.errors import out_of_range, wrong_shape
+from percepta.errors import BadInput, out_of_range, wrong_shape
 from percepta.evaluation.metrics import LEVEL, RESAMPLES, Points
 
 Score = Callable[[Points], Points]
@@ -50,14 +50,21 @@ class Tally:
 
         Raises: BadInput for a level outside 0..1 or no resamples.
         """
-        if not 0 < level < 1:
-            raise out_of_range("level", level, "above 0 and below 1", "a tally")
-        if resamples < 1:
-            raise out_of_range("resamples", resamples, "1 or more", "a tally")
-        count = len(self.parts)
-        draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-        low, high = np.quantile(self.score(draws @ self.parts), [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return _ends(self.score(_redrawn(self.parts, resamples, seed)), level)
+
+    def beyond(
+        self, other: Tally, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+    ) -> tuple[float, float, float]:
+        """This score minus another of the same scenes: the difference, and the ends of its interval.
+
+        The same scenes are redrawn for both, so that what makes a scene hard for both cancels.
+
+        Raises: BadInput for a tally of another number of scenes; else as `interval`.
+        """
+        if len(other.parts) != len(self.parts):
+            raise BadInput(f"tallies must be of the same scenes; got {len(self.parts)} and {len(other.parts)}.")
+        mine, its = (one.score(_redrawn(one.parts, resamples, seed)) for one in (self, other))
+        return (self.value - other.value, *_ends(mine - its, level))
 
 
 def ratio(sums: Points) -> Points:
@@ -76,3 +83,19 @@ def mean_iou(sums: Points) -> Points:
     intersections, unions = sums[..., :classes], sums[..., classes:]
     shares = np.divide(intersections, unions, out=np.zeros_like(unions), where=unions > 0)
     return np.asarray(shares.sum(axis=-1) / np.maximum((unions > 0).sum(axis=-1), 1))
+
+
+def _redrawn(parts: Points, resamples: int, seed: int) -> Points:
+    """(R, K) sums over as many scenes, drawn with replacement."""
+    if resamples < 1:
+        raise out_of_range("resamples", resamples, "1 or more", "a tally")
+    count = len(parts)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return np.asarray(draws @ parts)
+
+
+def _ends(values: Points, level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise out_of_range("level", level, "above 0 and below 1", "a tally")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

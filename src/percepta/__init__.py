@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from percepta.tasks.embed import embed
     from percepta.tasks.evaluate import evaluate
     from percepta.tasks.features import features
-    from percepta.tasks.indexing.duplicates import duplicates
     from percepta.tasks.indexing import index
+    from percepta.tasks.indexing.duplicates import duplicates
     from percepta.tasks.search import search
 
 _HOME = {

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.datasets.pictures_on_disk import COLOURS, NAMES, class_folder, encoded, parquet, saved_dataset, tar
 
 from percepta.datasets.picture_sets import LabelledSet, are_synsets, open_captioned, open_labelled, parts_of
 from percepta.errors import BadInput, BadMedia
 from percepta.media import open_picture
 from percepta.results import Failure
+from tests.datasets.pictures_on_disk import COLOURS, NAMES, class_folder, encoded, parquet, saved_dataset, tar
 
 LABELS = [number % 3 for number in range(9)]
 PICTURES = [encoded(number) for number in range(9)]

@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 import percepta
-from percepta.errors import BadInput, BadMedia
+from percepta.errors import BadInput, BadMedia, MissingExtra
 from percepta.media import Source, VideoReader, collect
+from percepta.running.progress import Progress
 from percepta.tasks.encoder import Encoder
 from percepta.tasks.indexing import Estimate, Index, Report, building, index
 from percepta.tasks.indexing.building import facts_of
@@ -234,6 +235,52 @@ def test_the_estimate_of_long_work(many: Path, tmp_path: Path, monkeypatch: pyte
     assert 0 < estimate.seconds < 60
     assert 0.5 < estimate.bytes / (len(found) * 2 * found.vectors.shape[1]) < 3
     assert report.seconds > 0
+
+
+@pytest.mark.parametrize(
+    "trouble", [MissingExtra("pillow-heif", "heic", "Reading"), OSError(5, "Input/output error"), MemoryError()]
+)
+def test_only_what_is_broken_itself_is_not_tried_again(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    prepare = Encoder.prepare
+
+    def failing(self: Encoder, source: Source) -> torch.Tensor:
+        if source.name.endswith(("05.png", "06.png")):
+            raise trouble
+        return prepare(self, source)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Encoder, "prepare", failing)
+        found, report = told_by(many, tmp_path / "x.index")
+        found.close()
+    assert [Path(failure.source).name for failure in report.failures] == ["05.png", "06.png", "12 broken.png"]
+    found, report = told_by(many, tmp_path / "x.index")
+    assert (report.added, report.unchanged) == (2, 29)
+    assert [Path(failure.source).name for failure in report.failures] == ["12 broken.png"]
+    assert len({entry.source for entry in found.entries}) == 31
+
+
+def test_a_video_that_goes_away_meanwhile(many: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(many, tmp_path / "photos"))
+    place = tmp_path / "x.index"
+    found, report = told_by(folder, place, progress=_Vanishing(folder / "moving.mp4"))
+    assert "moving.mp4' does not exist" in report.failures[-1].reason
+    assert {entry.kind for entry in found.entries} == {"picture"}
+    assert "moving.mp4" not in found.files()
+
+
+class _Vanishing(Progress):
+    """Takes a file away when the last picture is done."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("index", shown=False)
+        self.path = path
+
+    def advance(self, count: int = 1) -> None:
+        super().advance(count)
+        if self.done == 30:
+            self.path.unlink()
 
 
 class Killed(BaseException):

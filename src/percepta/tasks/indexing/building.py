@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from percepta import catalog
 from percepta.calibration import neutral_texts
 from percepta.errors import BadInput, BadMedia, PerceptaError, UnknownModel, one_of, out_of_range
 from percepta.media import Source, VideoReader, collect
-from percepta.media.pictures import DECODER_ERRORS
+from percepta.media.pictures import DECODER_ERRORS, unreadable
 from percepta.media.sniffing import name_of
 from percepta.results import Failure
 from percepta.running.feed import DEFAULT_BATCH, ON_ERROR
@@ -170,10 +170,17 @@ class _Run:
         """Embed pictures and keep their vectors."""
         rows = {item.source.name: item.row for item in items}
         facts: dict[str, tuple[bytes | None, float | None]] = {}
+        broken: set[str] = set()
 
         def prepare(source: Source) -> Tensor:
+            try:
+                pixels = self.encoder.prepare(source)
+            except BadMedia:
+                facts_of(source)  # raises OSError where not the contents are to blame
+                broken.add(source.name)
+                raise
             facts[source.name] = facts_of(source)
-            return self.encoder.prepare(source)
+            return pixels
 
         def compute(batch: Tensor, sources: list[Source]) -> list[tuple[str, Any]]:
             vectors = self.encoder.embed(batch).numpy()
@@ -188,10 +195,10 @@ class _Run:
             self._waiting.append((replace(rows[name], content=content, taken=taken), [Part(vector)]))
             self.added += 1
             progress.advance()
-            self._failed(stream.failures, rows, progress)
+            self._failed(stream.failures, rows, broken, progress)
             if self.added == self.computed and time.monotonic() - self._committed > COMMIT_SECONDS:
                 self.commit()
-        self._failed(stream.failures, rows, progress)
+        self._failed(stream.failures, rows, broken, progress)
         self.commit()
 
     def videos(self, items: Sequence[Found], progress: Progress) -> None:
@@ -202,12 +209,16 @@ class _Run:
         for source, result in videos_moments(
             self.encoder, sources, tell=lambda failure: partly.__setitem__(failure.source, failure)
         ):
+            failure = partly.get(source.name)
+            try:
+                content, taken = facts_of(source)
+            except OSError as error:
+                self._failed([Failure(source.name, str(unreadable(name_of(source.name), error)))], rows, (), progress)
+                continue
             if isinstance(result, Failure):
-                self._failed([result], rows, progress)
+                self._failed([result], rows, rows, progress)
                 self.commit()
                 continue
-            failure = partly.get(source.name)
-            content, taken = facts_of(source)
             reason = None if failure is None else failure.reason
             row = replace(rows[source.name], content=content, taken=taken, failure=reason)
             self._waiting.append((row, [_part(moment) for moment in result]))
@@ -225,15 +236,21 @@ class _Run:
         self._waiting = []
         self._committed = time.monotonic()
 
-    def _failed(self, failures: list[Failure], rows: dict[str, FileRow], progress: Progress) -> None:
-        """Keep failures, so that the next run does not try the same files again; empties the list."""
+    def _failed(
+        self, failures: list[Failure], rows: dict[str, FileRow], broken: Container[str], progress: Progress
+    ) -> None:
+        """Tell failures and empty the list; of broken files keep them, so that the next run does not try them again.
+
+        What failed for another reason, such as a missing drive or package, is tried again.
+        """
         for failure in failures:
             progress.fail(failure)
             self.failures.append(failure)
             if self.on_error == "raise":
                 self.commit()
                 raise BadMedia(failure.reason)
-            self._waiting.append((replace(rows[failure.source], failure=failure.reason), []))
+            if failure.source in broken:
+                self._waiting.append((replace(rows[failure.source], failure=failure.reason), []))
         failures.clear()
 
 
@@ -248,6 +265,8 @@ def facts_of(source: Source) -> tuple[bytes | None, float | None]:
 def _exif_time(path: Path) -> float | None:
     try:
         with Image.open(path) as picture:
+            if picture.format == "PNG" and "exif" not in picture.info:
+                return None  # to look for a late one, the whole picture would be decoded
             exif = picture.getexif()
             text = exif.get_ifd(_EXIF).get(_TAKEN) if exif else None
         return time.mktime(time.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")) if text else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,8 @@ def test_features_goes_on_with_what_is_missing(
     assert sorted(seen) == ["grey.png", "red.png"]  # the others are not even opened
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
     assert "nothing is left to do." in percepta(*words, "--resume").err
+    assert percepta("features", media, "-o", tmp_path / "new", "--size", 3).code == 2
+    assert not (tmp_path / "new").exists()
     other = percepta("features", media, "-o", out, "--layers", "0", "--size", 64, "--resume")
     assert (other.code, "size 32, and now it is pe-core-nano" in other.err) == (2, True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
@@ -373,6 +376,17 @@ def test_python_m_percepta_works(nano_file: Path, media: Path) -> None:
     assert done.stdout.startswith(str(media / "red.png") + ": ")
     assert "gone.png' does not exist." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", [["models"], ["doctor", "--json"]])
+def test_a_reader_that_has_seen_enough_is_no_error(verb: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "percepta", *verb], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_odd_names_stay_on_one_line(percepta: Any, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
         except (KeyboardInterrupt, typer.Abort):
             say("interrupted; what was written so far is kept.")
             return 130
-        except BrokenPipeError:  # the reader of our output has seen enough
+        except (BrokenPipeError, SystemExit):  # the reader of our output has seen enough; click then wants to exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:  # a full disk, a folder without permission

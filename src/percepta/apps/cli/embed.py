@@ -97,5 +97,5 @@ def embed(  # noqa: PLR0913 (the options of a command)
     failures = stream.failures if stream else []
     names = names_beside(out)
     beside = "" if names is None else f" and {names}"
-    common.say(f"wrote {len(file.names)} vectors of {file.width} numbers to {out}{beside}")
+    common.say(f"wrote {common.counted(len(file.names), 'vector')} of {file.width} numbers to {out}{beside}")
     common.finish(failures)

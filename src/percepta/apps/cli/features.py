@@ -76,9 +76,10 @@ def features(  # noqa: PLR0913 (the options of a command)
     common.check_output(report, overwrite)
     if resume and out is None:
         raise BadInput("--resume needs -o DIR, the output to go on with.")
+    wanted = parse_layers(layers)
     sources = common.gather(inputs, limit)
     loaded = Settings(model, weights, device, dtype, batch_size).load()
-    numbers = layers_of(Encoder(loaded), parse_layers(layers))
+    numbers = layers_of(Encoder(loaded), wanted)
     writer = None if out is None else _Writer(out, numbers, arrays, _made_with(loaded, size))
     todo = sources if writer is None else writer.todo(sources, overwrite, resume)
     if common.say_resumed(sources, todo, report is not None):
@@ -117,7 +118,6 @@ class _Writer:
         self.count = 0
         self._stems: dict[str, str] = {}
         self._taken: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
 
     def todo(self, sources: list[Any], overwrite: bool, resume: bool) -> list[Any]:
         """The sources with a picture that is to be made.
@@ -145,6 +145,7 @@ class _Writer:
 
         target = self._picture(source.name, result.layer)
         partial = target.with_name(f".{target.name}.partial")
+        self.folder.mkdir(parents=True, exist_ok=True)
         notes = PngInfo()
         notes.add_text("made_with", self.made_with)
         layer_picture(result, source, SIDE).save(partial, "PNG", pnginfo=notes)

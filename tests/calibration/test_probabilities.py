@@ -47,12 +47,17 @@ def test_a_higher_score_never_has_the_lower_probability(prior: Prior, seed: int)
     assert (np.diff(found) >= -1e-6).all()
 
 
-def test_raising_a_hit_above_the_middle_raises_it(prior: Prior) -> None:
-    scores = np.random.default_rng(0).normal(0.1, 0.2, 50)
+@pytest.mark.parametrize("count", [1, 2, 5, 50, 500])
+def test_raising_the_best_score_raises_its_probability(prior: Prior, count: int) -> None:
+    """Though the score is a part of the background that it is read against."""
+    scores = np.random.default_rng(count).normal(0.1, 0.2, count)
     best = int(scores.argmax())
-    levels = [scores[best] + step for step in (0.0, 0.05, 0.1, 0.3)]
-    found = [probabilities(np.r_[scores[:best], level, scores[best + 1 :]], usual(50), prior)[best] for level in levels]
-    assert (np.diff(found) > 0).all()
+    levels = np.linspace(scores[best], 1.0, 12)
+    found = [
+        probabilities(np.r_[scores[:best], level, scores[best + 1 :]], usual(count), prior)[best] for level in levels
+    ]
+    assert (np.diff(found) >= 0).all()
+    assert found[-1] > 0.9 > found[0]
 
 
 def test_order_and_duplicates(prior: Prior) -> None:

@@ -192,7 +192,7 @@ def test_nothing_likely_is_cut_off_by_the_limit_before_something_unlikely(
     order = names(percepta.search(album, query, COUNT))
     last = [Path(entry.source).name for entry in album.entries].index(order[-1])
 
-    def sure_of_the_last(self: object, scores: torch.Tensor, kind: str) -> np.ndarray:
+    def sure_of_the_last(self: object, scores: np.ndarray, kind: str) -> np.ndarray:
         return np.where(np.arange(len(scores)) == last, 0.9, 0.05)
 
     monkeypatch.setattr(search_module._Certainty, "of_scores", sure_of_the_last)

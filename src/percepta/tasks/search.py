@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from percepta import catalog
 from percepta.calibration import load_prior, probabilities, summarise
@@ -57,7 +57,7 @@ class Filters:
     folder: str | Path | None = None
     kind: str | None = None
 
-    def kept(self, entries: Sequence[Entry], root: Path) -> Tensor | None:
+    def kept(self, entries: Sequence[Entry], root: Path) -> NDArray[np.bool_] | None:
         """(N,) bool, or None where nothing is filtered. Raises BadInput for a bad date, kind, or an empty folder."""
         if self.kind not in (None, *KINDS):
             raise one_of("kind", self.kind, KINDS, "search")
@@ -68,7 +68,7 @@ class Filters:
         if self == Filters():
             return None
         prefix = "" if self.folder is None else _below(Path(self.folder), root)
-        return torch.tensor(
+        return np.array(
             [
                 (self.kind is None or entry.kind == self.kind)
                 and entry.source.startswith(prefix)
@@ -76,7 +76,7 @@ class Filters:
                 and (until is None or (entry.taken is not None and entry.taken <= until))
                 for entry in entries
             ],
-            dtype=torch.bool,
+            dtype=bool,
         )
 
 
@@ -149,7 +149,7 @@ def _answer(found: Index, question: Question, limit: int, filters: Filters) -> H
     asked = question.vectors(found)
     certainty = _Certainty.of(found, question)
     kind = "cosine" if not asked.unwanted else "cosine with what is wanted less half of what is not"
-    if not entries or (kept is not None and not bool(kept.any())):
+    if not entries or (kept is not None and not kept.any()):
         return Hits(asked.name, (), kind, UNCALIBRATED, *((None, None) if certainty is None else (0, 0)))
     first = scores_of(vectors, asked.wanted)
     ranked_by = scores_of(vectors, asked.combined) if asked.unwanted else first
@@ -160,13 +160,13 @@ def _answer(found: Index, question: Question, limit: int, filters: Filters) -> H
     sure = certainty.of_scores(first, question.kind)
     for text in asked.unwanted:
         sure = sure * (1 - certainty.of_scores(scores_of(vectors, text), "words"))
-    allowed = np.ones(len(entries), bool) if kept is None else kept.numpy()
+    allowed = np.ones(len(entries), bool) if kept is None else kept.copy()
     spans, covered = _joined(entries, np.flatnonzero(allowed & (sure >= LIKELY)), sure)
     allowed[covered] = False
     best_rows: list[tuple[int, float]] = []
     for tier in (allowed & (sure >= POSSIBLE), allowed & (sure < POSSIBLE)):
         if tier.any() and len(best_rows) < limit:
-            best = nearest(vectors, asked.combined, limit - len(best_rows), torch.from_numpy(tier), ranked_by)
+            best = nearest(vectors, asked.combined, limit - len(best_rows), tier, ranked_by)
             best_rows += zip(best.rows.tolist(), best.scores.tolist(), strict=True)
     hits = tuple(_hit(found, row, score, sure, spans) for row, score in best_rows)
     likely = int((sure[allowed] >= LIKELY).sum())
@@ -231,7 +231,7 @@ class _Certainty:
             return None
         return None if question.kind == "picture" and prior.picture is None else cls(found, prior)
 
-    def of_scores(self, scores: Tensor, kind: str) -> NDArray[np.float64]:
+    def of_scores(self, scores: NDArray[np.float32], kind: str) -> NDArray[np.float64]:
         """(N,) from the scores (N,) of the first pass: their error, 3e-4 at most of float16 vectors, shifts a
         probability by less than a hundredth."""
         return probabilities(scores, neutral_of(self.index), self.prior, kind)

@@ -42,46 +42,51 @@ class Ranked:
 
 @torch.inference_mode()
 def nearest(
-    vectors: Tensor, query: Tensor, count: int, kept: Tensor | None = None, first: Tensor | None = None
+    vectors: Tensor,
+    query: Tensor,
+    count: int,
+    kept: NDArray[np.bool_] | None = None,
+    first: NDArray[np.float32] | None = None,
 ) -> Ranked:
     """The `count` rows whose product with the query is largest.
 
     Args:
         vectors: (N, D) rows of length 1 before they were rounded to their type; float16 is the fastest on a CPU.
         query: (D,) float32, any length.
-        kept: (N,) bool, the rows that may be found; None for all.
+        kept: (N,) the rows that may be found; None for all.
         first: (N,) what `scores_of` gave for the query, if that is at hand.
 
     Raises: BadInput for shapes that do not fit, and for vectors or a query with values that are no numbers.
     """
     if first is None:
         first = scores_of(vectors, query)
-    error = error_bound(vectors.dtype, query, float(first.abs().max()) if len(first) else 0.0)
+    error = error_bound(vectors.dtype, query, float(np.abs(first).max()) if len(first) else 0.0)
     rows = _within_reach(first, count, 2 * error, kept)
     exact = _exact(vectors, query, rows)
-    if len(rows) and float((exact - first[rows]).abs().max()) > error:
-        every = torch.arange(len(vectors))
-        first, error = _exact(vectors, query, every).float(), 0.0
-        rows = every if kept is None else every[kept]
-        exact = first[rows].double()
-    scores = exact.numpy().astype(np.float32)
+    if len(rows) and float(np.abs(exact - first[rows]).max()) > error:
+        every = np.arange(len(vectors))
+        exact, error = _exact(vectors, query, every), 0.0
+        first, rows = exact.astype(np.float32), every if kept is None else np.flatnonzero(kept)
+        exact = exact[rows]
+    scores = exact.astype(np.float32)
     order = np.argsort(-scores, kind="stable")[:count]
-    return Ranked(rows.numpy()[order], scores[order], first.numpy(), error)
+    return Ranked(rows[order], scores[order], first, error)
 
 
 @torch.inference_mode()
-def scores_of(vectors: Tensor, query: Tensor) -> Tensor:
-    """(N,) float32: the first pass alone, each within `error_bound` of the exact product; errors as of `nearest`."""
+def scores_of(vectors: Tensor, query: Tensor) -> NDArray[np.float32]:
+    """(N,): the first pass alone, each within `error_bound` of the exact product; errors as of `nearest`."""
     if vectors.ndim != 2 or query.shape != vectors.shape[1:]:
         raise wrong_shape("the query", query.shape, f"({vectors.shape[-1]},) of the vectors that are searched")
     if not bool(torch.isfinite(query).all()):
         raise BadInput("the query's vector holds values that are no finite numbers; the picture or the model is bad.")
-    first = product(vectors, query)
-    bad = torch.nonzero(~torch.isfinite(first))
+    # From here on NumPy: on a busy machine torch's threads wait for each other after every one of these small steps.
+    first: NDArray[np.float32] = product(vectors, query).numpy()
+    bad = np.flatnonzero(~np.isfinite(first))
     if len(bad):
         raise BadInput(
-            f"{len(bad)} of {len(first)} vectors hold values that are no finite numbers, the first in row "
-            f"{int(bad[0])}; index these inputs again."
+            f"{len(bad)} of {len(first)} vectors hold values that are no finite numbers, the first in row {bad[0]}; "
+            "index these inputs again."
         )
     return first
 
@@ -114,18 +119,20 @@ def error_bound(dtype: torch.dtype, query: Tensor, largest: float) -> float:
     return of_query + of_sum + of_result
 
 
-def _within_reach(first: Tensor, count: int, reach: float, kept: Tensor | None) -> Tensor:
+def _within_reach(
+    first: NDArray[np.float32], count: int, reach: float, kept: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:
     """The rows that may be among the `count` best: first score within `reach` of the count-th best, in row order."""
-    if kept is not None:
-        first = first.masked_fill(~kept, -torch.inf)
-    if count >= len(first):
-        return torch.nonzero(first > -torch.inf)[:, 0]
-    threshold = float(torch.topk(first, count).values[-1]) - reach
-    return torch.nonzero((first >= threshold) & (first > -torch.inf))[:, 0]
+    rows = np.arange(len(first)) if kept is None else np.flatnonzero(kept)
+    if count >= len(rows):
+        return rows
+    scores = first if kept is None else first[rows]
+    threshold = float(np.partition(scores, -count)[-count]) - reach
+    return rows[scores >= threshold]
 
 
-def _exact(vectors: Tensor, query: Tensor, rows: Tensor) -> Tensor:
+def _exact(vectors: Tensor, query: Tensor, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """The products of some rows in double precision, (len(rows),)."""
     wide = query.double()
-    pieces = [torch.mv(vectors[piece].double(), wide) for piece in rows.split(PIECE)]
-    return torch.cat(pieces) if pieces else wide.new_zeros(0)
+    pieces = [torch.mv(vectors[piece].double(), wide).numpy() for piece in torch.from_numpy(rows).split(PIECE)]
+    return np.concatenate(pieces) if pieces else np.zeros(0)

@@ -360,4 +360,8 @@ def _settings(mix: Mix) -> dict[str, Any]:
 
 
 def _mix(settings: Mapping[str, Any], size: int) -> Mix:
+    known = _settings(Mix())
+    for name in settings:
+        if name not in known:
+            raise one_of("mix", name, tuple(known), "nothing-here")
     return Mix(sizes=(size, size), mixed=0.0, **settings)

@@ -26,7 +26,7 @@ from percepta.tasks.prompts import class_names, templates_of
 
 RESOLVED: dict[str, Callable[[Any], Any]] = {"templates": templates_of, "classes": class_names}
 """Settings that may be given by a name, and what they become before the protocol is hashed."""
-CHOICES = frozenset({"pooling", "criterion", "resize", "sampling", "split", "resolution"})
+CHOICES = frozenset({"pooling", "criterion", "resize", "sampling", "split", "resolution", "question"})
 """Settings in words that may be replaced; the others in words only say what is done."""
 KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),

@@ -127,7 +127,8 @@ def _classes(result: Any) -> Image.Image:
 def _reliability(result: Any) -> Image.Image:
     """What was stated (across) against what came true (up); dots on the diagonal are promises kept."""
     table, side, left = result.tables["reliability"], 420, 300
-    picture, draw = _panel(result, TOP + side + 70, "share of first hits that are right, by stated probability")
+    what = f"share of first hits that are right, by stated probability; n = {sum(table['counts']):,}"
+    picture, draw = _panel(result, TOP + side + 70, what, counted=True)
 
     def place(stated: float, kept: float) -> tuple[float, float]:
         return left + side * stated, TOP + side * (1 - kept)
@@ -152,11 +153,11 @@ def _reliability(result: Any) -> Image.Image:
     return picture
 
 
-def _panel(result: Any, height: int, what: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def _panel(result: Any, height: int, what: str, counted: bool = False) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     picture = Image.new("RGB", (WIDTH, height), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((24, 16), f"{result.protocol.name} of {result.model.get('name', '')}", INK, _font(22))
-    count = f"; n = {result.measures[0].count:,}" if result.measures else ""
+    count = f"; n = {result.measures[0].count:,}" if result.measures and not counted else ""
     draw.text((24, 50), f"{what}{count}", GREY, _font(15))
     return picture, draw
 

@@ -378,6 +378,32 @@ def test_python_m_percepta_works(nano_file: Path, media: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
+    percepta: Any, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unused(*things: object) -> None:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(Preprocess, "__call__", unused)
+    access, locked = os.access, tmp_path / "locked"
+    locked.mkdir()
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != locked and access(place, mode))
+    (tmp_path / "file").write_text("")
+    labels = ["classify", media, "--labels", "a,b"]
+    for words in (
+        [*labels, "-o", locked / "x.csv"],
+        [*labels, "--report", locked / "new" / "x.html"],
+        [*labels, "--sort-into", locked / "new"],
+        ["embed", media, "-o", locked / "x.npy"],
+        ["features", media, "-o", locked / "new"],
+    ):
+        done = percepta(*words)
+        assert done.code == 2
+        assert f"nothing can be written to {str(locked)!r}: its permissions forbid it; name another place." in done.err
+    assert "it is a file" in percepta("embed", media, "-o", tmp_path / "file" / "x.npy").err
+    assert not list(locked.iterdir())
+
+
 @pytest.mark.parametrize("verb", [["models"], ["doctor", "--json"]])
 def test_a_reader_that_has_seen_enough_is_no_error(verb: list[str]) -> None:
     reading, writing = os.pipe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -119,7 +120,18 @@ def check_output(path: Path | None, overwrite: bool, resume: bool = False) -> No
         raise BadInput(f"{str(path)!r} is a folder; name a file in it.")
     if path.exists() and not overwrite and not resume:
         raise BadInput(f"{str(path)!r} exists; pass --overwrite to replace it, or another name.")
+    check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, before anything is computed, a folder that cannot be written to or made. Raises BadInput."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "its permissions forbid it" if place.is_dir() else "it is a file"
+        raise BadInput(f"nothing can be written to {str(place)!r}: {why}; name another place.")
 
 
 def check_ending(path: Path | None, endings: tuple[str, ...]) -> None:

@@ -70,8 +70,8 @@ def features(  # noqa: PLR0913 (the options of a command)
 
     if out is None and report is None and not as_json:
         raise BadInput("features needs -o DIR for its pictures, --report FILE.html or --json.")
-    if out is not None and out.exists() and not out.is_dir():
-        raise BadInput(f"-o must be a folder; {str(out)!r} is a file.")
+    if out is not None:
+        common.check_writable(out)
     common.check_ending(report, (".html", ".htm"))
     common.check_output(report, overwrite)
     if resume and out is None:

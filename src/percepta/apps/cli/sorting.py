@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+from percepta.apps.cli.common import check_writable
 from percepta.errors import BadInput, one_of
 
 WAYS = ("copy", "link")
@@ -19,6 +20,8 @@ def check_sorting(folder: Path | None, by: str) -> None:
         raise one_of("--by", by, WAYS)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise BadInput(f"--sort-into must be a folder; {str(folder)!r} is a file.")
+    if folder is not None:
+        check_writable(folder)
 
 
 def sort_into(folder: Path, label: str, file: Path, by: str) -> Path:

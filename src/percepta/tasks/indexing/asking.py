@@ -2,8 +2,8 @@
 
 Words and a picture are added as unit vectors. What is not wanted is taken off at half its weight and the sum is scaled
 to unit length again, so that one exact product still ranks. On generated scenes (`docs/find.md`) half lifts the mean
-average precision of "a star, without red" from 0.32 to 0.43 and costs nothing where nothing shows the unwanted; the
-whole weight loses there, and a projection or a penalty above the usual score of the unwanted gain less.
+average precision of "a star, without red" from 0.32 to 0.43 and costs nothing where nothing shows the unwanted. The
+whole weight loses there; a projection, or a penalty above the usual score of the unwanted, gain less on average.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from percepta.apps.report.page import (
 from percepta.apps.report.pages import LAYER_TEXT
 from percepta.apps.report.pictures import layer_picture, moment_pictures, small
 from percepta.datasets import scenes
-from percepta.errors import BadInput
+from percepta.errors import BadInput, how_to_install
 from percepta.media import Source, collect, open_picture, thumbnail, write_video
 from percepta.results import Hit
 from percepta.results.hits import clock
@@ -154,7 +154,7 @@ def _copy_photographs(folder: Path) -> tuple[Path, ...]:
     """The photographs that scikit-image's wheel ships; none where it is not installed."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        say('photographs are left out; for them: pip install "percepta[demo]"')
+        say(f"photographs are left out; for them: {how_to_install('scikit-image', 'demo')}")
         return ()
     data = Path(package.origin).with_name("data")
     found = [data / name for name in PHOTOGRAPHS if (data / name).is_file()]

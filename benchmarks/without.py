@@ -20,7 +20,6 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
-import percepta
 from percepta.datasets.scenes import COLOURS, SHAPES, SceneConfig, make_batch
 from percepta.datasets.scenes.pictures import plan_scene
 from percepta.tasks.encoder import NANO, Encoder

@@ -34,7 +34,7 @@ TITLES = {
     "depth": ("Depth", "linear probe, RMSE in metres"),
     "segmentation": ("Segmentation", "linear probe, mIoU in %"),
     "tracking": ("Tracking", "zero-shot, J&F in %"),
-    "objects": ("Objects of the whole scene", "ridge on the mean token, % named"),
+    "objects": ("Objects of a scene", "ridge on the mean token, % named"),
     "class": ("Class of a photograph", "ridge on the mean token, % right"),
 }
 LEVELS = {"position": "place alone", "depth": "place alone", "segmentation": "place alone", "tracking": "colours"}
@@ -66,7 +66,9 @@ def main() -> None:
         record["beside"] = [one.to_dict() for one in beside]
         given.out.write_text(json.dumps(record, indent=1) + "\n")
     if given.picture:
-        picture(curves, beside).quantize(48, dither=Image.Dither.NONE).save(given.picture, optimize=True)
+        picture(curves, beside).quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+            given.picture, optimize=True
+        )
 
 
 def measure(model: str, tasks: Sequence[str], settings: dict[str, Any], given: argparse.Namespace) -> list[Evaluation]:

@@ -62,7 +62,10 @@ CERTAIN = (
     *((f"noise_{number}.", (NO_MEDIA, None, NO_STREAM)[number % 3]) for number in range(60)),
 )
 # Of the others libraries say what is wrong, and some of them a library can read; but how the sentence begins is ours.
-DAMAGED = ("is damaged: ", NO_STREAM, "holds a video stream that no decoder here can read.", NO_MEDIA, LARGE)
+DAMAGED = (
+    "is damaged: ", NO_STREAM, "holds a video stream that no decoder here can read.", "holds frames (", NO_MEDIA,
+    "is absurdly large: ",
+)  # fmt: skip
 # No library can read these: a picture of which at least a thirtieth is missing, or noise behind the head of a picture.
 CERTAINLY_DAMAGED = re.compile(
     r"cut_0\.(?!97|99).*\.(jpeg|png|gif|webp|tiff|bmp)|noise_.*|magic_.*|cut\.jpeg|two words.*"

@@ -147,7 +147,9 @@ def png_header(width: int, height: int) -> bytes:
 def png_of_long_transparency() -> bytes:
     """A PNG file that decodes, but whose palette has more transparencies than colours."""
     buffer = io.BytesIO()
-    Image.new("RGB", (20, 20), "red").quantize(4).save(buffer, "PNG")
+    picture = Image.new("P", (20, 20))
+    picture.putpalette([200, 40, 40, 40, 200, 40])
+    picture.save(buffer, "PNG")
     data, body = buffer.getvalue(), b"tRNS" + b"\x80" * 300
     place = data.index(b"IDAT") - 4
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))

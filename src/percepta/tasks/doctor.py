@@ -18,7 +18,13 @@ from typing import Any
 from percepta import catalog
 from percepta.errors import how_to_install
 
-PURPOSES = {"train": "training", "export": "ONNX export", "demo": "photographs of the demo", "heic": "HEIC pictures"}
+PURPOSES = {
+    "train": "training",
+    "export": "ONNX export",
+    "demo": "photographs of the demo",
+    "heic": "HEIC pictures",
+    "diffusion": "faster diffusion models",
+}
 FOR_DEVELOPERS = ("test", "docs")
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[.*?\])?\s*(?:>=\s*([\d.]+))?[^;]*(?:;.*extra\s*==\s*['\"](\w+)['\"])?")
 

@@ -1,7 +1,8 @@
 """Outputs of the official code under seeded weights, through the public interface.
 
-Every JSON of the folder PERCEPTA_GOLDENS is one test; its kind chooses the handler, which stands in the file of its
-system. Handlers read every field and never look at a file's name. Checkpoints are written in the official layout from the seeded weights and loaded like any other.
+Every JSON of the folder PERCEPTA_GOLDENS is one test; its kind chooses the handler, in the file of its system. Handlers
+read every field and never look at a file's name. Checkpoints are written in the official layout from the seeded weights
+and loaded like any other.
 """
 
 from __future__ import annotations

@@ -14,8 +14,11 @@ class Tokens(NamedTuple):
         x: features, (B, N, D).
         size: how many input tokens each token stands for, (B, N) float32; None while all sizes are one.
         position: patch coordinates (column, row) of each token, (B, N, 2) float32; None while the grid is whole.
+        group: which token each input token went into, (B, input tokens) int64, -1 for one that was dropped; None
+            while every token is its own.
     """
 
     x: Tensor
     size: Tensor | None = None
     position: Tensor | None = None
+    group: Tensor | None = None

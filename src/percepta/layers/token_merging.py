@@ -1,0 +1,277 @@
+"""Which tokens to average, and the averaging: the pure functions of Token Merging (ToMe, arXiv 2210.09461).
+
+Order of this file: a plan and what can be done with it, the ways to find one, how many tokens each layer removes.
+Unusual: a plan is three index tensors, so that merging copies the rows that stay and adds the few that go; a matching
+is made in float32 and without gradients, which flow through the averages alone; nothing here keeps state.
+
+Other files add ways to match that know more than the tokens: `token_merging_grid.py` where they lie on a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from percepta.errors import BadInput, one_of
+
+MODES = ("mean", "sum", "amax")
+
+
+class Plan(NamedTuple):
+    """Which tokens stay and which join another one.
+
+    Attributes:
+        kept: (B, n) int64, the input position that each output row starts from.
+        source: (B, r) int64, input positions that are merged away.
+        target: (B, r) int64, the output row that each source joins.
+        count: number of input tokens N; tokens that are neither kept nor a source (n + r < N) are dropped.
+    """
+
+    kept: Tensor
+    source: Tensor
+    target: Tensor
+    count: int
+
+    @property
+    def group(self) -> Tensor:
+        """(B, N) int64: the output row of every input token, -1 for one that is dropped."""
+        rows = torch.arange(self.kept.shape[1], device=self.kept.device).expand_as(self.kept)
+        group = self.kept.new_full((self.kept.shape[0], self.count), -1)
+        return group.scatter(1, self.kept, rows).scatter(1, self.source, self.target)
+
+    def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
+        """(B, N, D) → (B, n, D): the plain "mean", "sum" or "amax" of each group, sizes ignored."""
+        if mode not in MODES:
+            raise one_of("mode", mode, MODES)
+        rows = take(x, self.kept)
+        if not self.source.shape[1]:
+            return rows
+        target = self.target.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+        return rows.scatter_reduce(1, target, take(x, self.source), reduce=mode)
+
+    def merge_weighted(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The mean of each group weighted by size, and the sizes of the groups; sums are float32.
+
+        Args:
+            x: (B, N, D).
+            size: (B, N), how many input tokens each token stands for; None for one each.
+
+        Returns: (B, n, D) in the dtype of `x`, and (B, n) float32.
+        """
+        rows, moved = take(x, self.kept).float(), take(x, self.source).float()
+        if size is None:
+            sizes = rows.new_ones(self.kept.shape)
+            moved_sizes = rows.new_ones(self.source.shape)
+        else:
+            sizes, moved_sizes = size.float().gather(1, self.kept), size.float().gather(1, self.source)
+            rows, moved = rows * sizes.unsqueeze(-1), moved * moved_sizes.unsqueeze(-1)
+        sizes = sizes.scatter_add(1, self.target, moved_sizes)
+        sums = rows.flatten(0, 1).index_add(0, flat_rows(self.target, rows.shape[1]), moved.flatten(0, 1))
+        return (sums.view_as(rows) / sizes.unsqueeze(-1)).to(x.dtype), sizes
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        """(B, n, D) → (B, N, D): every input position gets the row it went into; a dropped one gets zeros."""
+        return spread(y, self.group, self.kept.shape[1] + self.source.shape[1] < self.count)
+
+    def compose(self, later: Plan) -> Plan:
+        """This plan and then `later` as one plan, from this one's input tokens to the later one's rows."""
+        return Plan(
+            kept=self.kept.gather(1, later.kept),
+            source=torch.cat([self.source, self.kept.gather(1, later.source)], dim=1),
+            target=torch.cat([later.group.gather(1, self.target), later.target], dim=1),
+            count=self.count,
+        )
+
+
+def identity(batch: int, count: int, device: torch.device | None = None) -> Plan:
+    """The plan that changes nothing."""
+    nothing = torch.empty(batch, 0, dtype=torch.int64, device=device)
+    return Plan(torch.arange(count, device=device).expand(batch, -1), nothing, nothing, count)
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """(B, N, D) and (B, n) → (B, n, D): the named rows, copied whole."""
+    flat = x.reshape(-1, x.shape[-1]).index_select(0, flat_rows(rows, x.shape[1]))
+    return flat.view(*rows.shape, x.shape[-1])
+
+
+def flat_rows(rows: Tensor, count: int) -> Tensor:
+    """(B, n) rows of a (B, count, D) tensor → rows of its (B * count, D) view, (B * n,)."""
+    if rows.shape[0] == 1:
+        return rows.flatten()
+    return (rows + torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) * count).flatten()
+
+
+def spread(y: Tensor, group: Tensor, dropped: bool = True) -> Tensor:
+    """(B, n, D) and a group map (B, N) → (B, N, D): every token gets the row it went into.
+
+    `dropped` says whether the map may hold -1; such tokens get zeros.
+    """
+    if not dropped:
+        return take(y, group)
+    return take(y, group.clamp_min(0)) * (group >= 0).unsqueeze(-1)
+
+
+# Ways to find a plan
+
+
+@torch.no_grad()
+def match_bipartite(metric: Tensor, remove: int, protected: int | Sequence[int] = 0) -> Plan:
+    """Bipartite soft matching (§3): tokens at even positions look for the closest one at odd positions.
+
+    The `remove` even tokens with the best cosine join their odd token. Rows come out as the protected tokens in order,
+    the other even tokens that stay, the odd tokens. Even tokens stay in ascending order where position 0 is protected,
+    as behind a class token; otherwise in descending order of their best cosine.
+
+    Args:
+        metric: (B, N, C), what is compared, such as keys averaged over heads; any float dtype, compared in float32.
+        remove: tokens to remove, at most half of the unprotected ones (more is cut).
+        protected: how many leading tokens never merge and are never merged into, or their positions.
+
+    Raises: BadInput for a metric of another shape.
+    """
+    check_metric(metric)
+    batch, count, _ = metric.shape
+    places = range(protected) if isinstance(protected, int) else protected
+    remove = min(remove, (count - len(places)) // 2)
+    if remove <= 0:
+        return identity(batch, count, metric.device)
+    even, odd = unit(metric[:, ::2]), unit(metric[:, 1::2])
+    scores = similarities(even, odd)
+    for place in places:
+        if place % 2:
+            scores[:, :, place // 2] = -torch.inf
+        else:
+            scores[:, place // 2] = -torch.inf
+    best, choice = scores.max(dim=-1)
+    return paired(best, choice, remove, odd.shape[1], places)
+
+
+def paired(best: Tensor, choice: Tensor, remove: int, odd: int, protected: Sequence[int]) -> Plan:
+    """The plan of a bipartite matching whose scores are known.
+
+    Args:
+        best: (B, even tokens) float, the higher the sooner a token is merged.
+        choice: (B, even tokens) int64, which odd token it joins.
+        remove: how many even tokens are merged.
+        odd: number of odd tokens.
+        protected: positions of protected tokens, which come out first.
+    """
+    batch, even = best.shape
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    going, staying = order[:, :remove], order[:, remove:]
+    if 0 in protected:
+        staying = staying.sort(dim=-1).values
+    odd_places = (2 * torch.arange(odd, device=best.device) + 1).expand(batch, -1)
+    kept = torch.cat([2 * staying, odd_places], dim=1)
+    lead = max(protected, default=-1) + 1
+    if lead > 1:  # protected tokens of both halves stand in front, in their order
+        first = even - remove
+        front = [place // 2 if place % 2 == 0 else first + place // 2 for place in range(lead)]
+        others = [row for row in range(kept.shape[1]) if row not in set(front)]
+        kept = kept[:, [*front, *others]]
+    return Plan(kept, 2 * going, choice.gather(1, going) + (even - remove), even + odd)
+
+
+@torch.no_grad()
+def match_kth(metric: Tensor, k: int) -> Plan:
+    """Of every k consecutive tokens the last one stays and every other token joins its closest staying token.
+
+    Rows come out one per window. The N % k tokens at the end are dropped; k of 1 or less changes nothing. No token is
+    protected. (B, N, C) → a plan of N // k rows. Raises: BadInput for another shape or k beyond N.
+    """
+    check_metric(metric)
+    batch, count, _ = metric.shape
+    if k > count:
+        raise BadInput(f"k must be at most the number of tokens, {count}; got {k}.")
+    if k <= 1:
+        return identity(batch, count, metric.device)
+    places = torch.arange(count // k * k, device=metric.device).unflatten(0, (-1, k))
+    stay, leave = places[:, -1], places[:, :-1].flatten()
+    scores = similarities(unit(metric[:, leave]), unit(metric[:, stay]))
+    kept, source = stay.expand(batch, -1), leave.expand(batch, -1)
+    return Plan(kept, source, scores.max(dim=-1).indices, count)
+
+
+@torch.no_grad()
+def match_random(metric: Tensor, remove: int, noise: Tensor) -> Plan:
+    """A random split: the first `remove` tokens in the ascending order of `noise` join their closest one of the rest.
+
+    Args:
+        metric: (B, N, C).
+        noise: (B, N) or (B, N, 1), any numbers; rows come out in its order. No token is protected.
+
+    Raises: BadInput for shapes that do not fit.
+    """
+    check_metric(metric)
+    batch, count, _ = metric.shape
+    if noise.shape not in ((batch, count), (batch, count, 1)):
+        raise BadInput(f"noise must have the shape ({batch}, {count}) of the tokens; got {tuple(noise.shape)}.")
+    remove = min(remove, count - 1)
+    if remove <= 0:
+        return identity(batch, count, metric.device)
+    order = noise.reshape(batch, count).argsort(dim=-1, stable=True)
+    source, kept = order[:, :remove], order[:, remove:]
+    compared = unit(metric)
+    scores = similarities(take(compared, source), take(compared, kept))
+    return Plan(kept, source, scores.max(dim=-1).indices, count)
+
+
+def unit(x: Tensor) -> Tensor:
+    """The last axis at Euclidean length one, in float32; zeros stay zeros."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def similarities(a: Tensor, b: Tensor) -> Tensor:
+    """(B, M, C), (B, N, C) → (B, M, N) products in float32, also under autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b.transpose(1, 2)
+
+
+def check_metric(metric: Tensor) -> None:
+    """Raises BadInput for what is not (B, N, C)."""
+    if metric.ndim != 3 or not metric.is_floating_point():
+        raise BadInput(f"a metric must be a float tensor (B, N, C); got {metric.dtype} {tuple(metric.shape)}.")
+
+
+# How many tokens each layer removes
+
+
+def removals(layers: int, r: int | tuple[int, float] | Sequence[int]) -> list[int]:
+    """Tokens to remove in each of `layers` blocks (appendix D; before the cut to half of what is there).
+
+    Args:
+        r: a number for every block; (number, inflection) for a straight line with the same mean, from twice the
+            number down to nothing at -1 to the opposite at 1; or a list, which is padded with zeros.
+
+    Raises: BadInput for negative numbers, an inflection outside -1 to 1, a list longer than the layers.
+    """
+    if isinstance(r, tuple) and len(r) == 2 and isinstance(r[1], float):
+        mean, inflection = r
+        if not -1.0 <= inflection <= 1.0:
+            raise BadInput(f"inflection must be -1 to 1; got {inflection}.")
+        first = int(mean * (1.0 - inflection))
+        step = (2 * mean - 2 * first) / max(1, layers - 1)
+        found = [mean] if layers == 1 else [int(first + step * layer) for layer in range(layers)]
+    elif isinstance(r, int) and not isinstance(r, bool):
+        found = [r] * layers
+    elif isinstance(r, Sequence) and len(r) <= layers:
+        found = [*r, *[0] * (layers - len(r))]
+    else:
+        raise BadInput(f"r must be a number, (number, inflection), or a list of at most {layers} numbers; got {r!r}.")
+    if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in found):
+        raise BadInput(f"each block must remove a whole number of tokens of 0 or more; got {r!r}.")
+    return found
+
+
+def token_counts(tokens: int, removed: Sequence[int], protected: int = 0) -> list[int]:
+    """Tokens behind each block that bipartite matching leaves of `tokens`."""
+    counts = []
+    for remove in removed:
+        tokens -= max(0, min(remove, (tokens - protected) // 2))
+        counts.append(tokens)
+    return counts

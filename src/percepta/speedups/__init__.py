@@ -1,0 +1,1 @@
+"""Fewer tokens and cheaper attention in models that are trained already."""

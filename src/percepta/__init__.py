@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from percepta.running.export import export
     from percepta.running.loading import build, load, save
+    from percepta.speedups.merging import merge_tokens
     from percepta.tasks.classify import classify
     from percepta.tasks.embed import embed
     from percepta.tasks.evaluate import evaluate
@@ -45,6 +46,7 @@ _HOME = {
     "build": "running.loading",
     "load": "running.loading",
     "save": "running.loading",
+    "merge_tokens": "speedups.merging",
     "classify": "tasks.classify",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
@@ -73,6 +75,7 @@ __all__ = [
     "index",
     "list_models",
     "load",
+    "merge_tokens",
     "save",
     "search",
 ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from percepta.layers.token_merging import Plan, match_bipartite, match_kth, match_random, removals
 from tests.exactness.golden import Golden
 

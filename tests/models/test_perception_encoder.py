@@ -192,12 +192,14 @@ def test_merged_tokens_weigh_what_they_stand_for() -> None:
     from percepta.layers import AttentionPooling, Tokens
     from percepta.layers.attention import Attention, Mlp
     from percepta.layers.block import Block
+    from percepta.layers.token_merging import log_size
 
     torch.manual_seed(0)
     block, pool = Block(24, Attention(24, 3), Mlp(24, 48)), AttentionPooling(24, 4)
     x = torch.randn(2, 5, 24)
     x[:, 4] = x[:, 3]
-    merged = Tokens(x[:, :4], size=torch.tensor([[1.0, 1, 1, 2]]).expand(2, -1))
+    size = torch.tensor([[1.0, 1, 1, 2]]).expand(2, -1)
+    merged = Tokens(x[:, :4], size, bias=log_size(size, x.dtype))
     plain, short = block(Tokens(x)), block(merged)
     close(short.x, plain.x[:, :4])
     close(pool(short.x, short.size), pool(plain.x))

@@ -1,9 +1,19 @@
 """Parts that know no model: tokens, attention, the block, rotary and learned positions."""
 
-from percepta.layers.attention import Attention, AttentionPooling, Mlp
+from percepta.layers.attention import Attention, AttentionPooling, Mlp, attend
 from percepta.layers.block import Block, DropPath, LayerScale, Shorten
 from percepta.layers.positions import resize_positions
-from percepta.layers.rope import grid_angles, grid_positions, grid_rotation, rope_angles, rotate
+from percepta.layers.rope import grid_angles, grid_positions, grid_rotation, place_rotation, rope_angles, rotate
+from percepta.layers.token_merging import (
+    Plan,
+    match_bipartite,
+    match_kth,
+    match_random,
+    removals,
+    restored,
+    shortened,
+    token_counts,
+)
 from percepta.layers.tokens import Tokens
 
 __all__ = [
@@ -13,12 +23,22 @@ __all__ = [
     "DropPath",
     "LayerScale",
     "Mlp",
+    "Plan",
     "Shorten",
     "Tokens",
+    "attend",
     "grid_angles",
     "grid_positions",
     "grid_rotation",
+    "match_bipartite",
+    "match_kth",
+    "match_random",
+    "place_rotation",
+    "removals",
     "resize_positions",
+    "restored",
     "rope_angles",
     "rotate",
+    "shortened",
+    "token_counts",
 ]

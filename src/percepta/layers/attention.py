@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from percepta.errors import BadInput
 from percepta.layers.rope import rotate
+from percepta.layers.token_merging import log_size
 
 
 class Attention(nn.Module):
@@ -33,7 +34,7 @@ class Attention(nn.Module):
         Args:
             x: (B, N, D).
             rotation: what `layers.rope.rotate` takes, (N, R) or (B, N, R); None leaves queries and keys unrotated.
-            bias: added to the attention logits, broadcastable to (B, heads, N, N), or None.
+            bias: added to the attention logits of each key, (B, 1, 1, N), or None.
 
         Returns: the update (B, N, D), and the unrotated keys (B, heads, N, head_dim), which token merging compares.
         """
@@ -46,8 +47,34 @@ class Attention(nn.Module):
             turned = rotate(qkv[:, :, :2], rotation[..., :, None, None, :])
             query, key = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)
         value = qkv[:, :, 2].transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=self.causal)
+        mixed = attend(query, key, value, bias, self.causal)
         return self.proj(mixed.transpose(1, 2).reshape(batch, count, width)), plain_keys
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Fused attention, (B, heads, N, head_dim) each, with a bias a key, (B, 1, 1, N), that no kernel spreads to N x N.
+
+    The bias goes in as a broadcast mask (2 to 6 % on a CPU). The half-precision kernels of CUDA refuse masks; there it
+    is one more channel, which gives the same logits: [q, sqrt(d)] · [k, bias] / sqrt(d) = q · k / sqrt(d) + bias.
+    """
+    if bias is None or causal or not (query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=causal)
+    return attend_with_channel(query, key, value, bias)
+
+
+def attend_with_channel(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """`attend` with the bias as a channel; channels are filled up to a multiple of 8, as the kernels want it."""
+    head_dim = query.shape[-1]
+    more = 8 - head_dim % 8
+    root = torch.full_like(query[..., :1], head_dim**0.5)
+    column = bias.transpose(-1, -2).expand(*key.shape[:-1], 1)
+    mixed = F.scaled_dot_product_attention(
+        F.pad(torch.cat([query, root], dim=-1), (0, more - 1)),
+        F.pad(torch.cat([key, column.to(key.dtype)], dim=-1), (0, more - 1)),
+        F.pad(value, (0, more)),
+        scale=head_dim**-0.5,
+    )
+    return mixed[..., :head_dim]
 
 
 class AttentionPooling(nn.Module):
@@ -78,8 +105,7 @@ class AttentionPooling(nn.Module):
         head_dim = width // self.heads
         query = self.query(self.probe).view(1, 1, self.heads, head_dim).transpose(1, 2).expand(batch, -1, -1, -1)
         key, value = self.key_value(x).view(batch, count, 2, self.heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = None if size is None else size.log().to(x.dtype)[:, None, None, :]
-        pooled = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        pooled = attend(query, key, value, None if size is None else log_size(size, x.dtype))
         pooled = self.proj(pooled.transpose(1, 2).reshape(batch, 1, width))
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]
 

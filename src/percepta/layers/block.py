@@ -72,8 +72,7 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tokens, rotation: Tensor | None = None, shorten: Shorten | None = None) -> Tokens:
         """One layer over `tokens`; `shorten` may merge tokens between attention and MLP."""
-        bias = None if tokens.size is None else tokens.size.log().to(tokens.x.dtype)[:, None, None, :]
-        update, keys = self.attention(self.norm1(tokens.x), rotation, bias)
+        update, keys = self.attention(self.norm1(tokens.x), rotation, tokens.bias)
         tokens = tokens._replace(x=tokens.x + self.drop_path(self.scale1(update)))
         if shorten is not None:
             tokens = shorten(tokens, keys)

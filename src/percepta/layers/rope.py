@@ -78,8 +78,7 @@ def _cached_rotation(
     rows: int, columns: int, head_dim: int, prefix: int, scale: tuple[float, float], device: torch.device
 ) -> Tensor:
     with torch.inference_mode(False):
-        angles = grid_angles(rows, columns, head_dim, prefix, scale, device)
-        return torch.polar(torch.ones_like(angles), angles)
+        return _turns(grid_angles(rows, columns, head_dim, prefix, scale, device))
 
 
 def grid_rotation(
@@ -98,6 +97,17 @@ def grid_rotation(
     if torch.compiler.is_compiling() or device is None or device.type == "meta" or _dispatch_mode() is not None:
         return grid_angles(rows, columns, head_dim, prefix, scale, device)
     return _cached_rotation(rows, columns, head_dim, prefix, scale, device)
+
+
+def place_rotation(positions: Tensor, head_dim: int) -> Tensor:
+    """What `rotate` takes for tokens anywhere, such as merged ones: (..., N, 2) (column, row) → (..., N, R)."""
+    angles = rope_angles(positions, head_dim)
+    return angles if torch.compiler.is_compiling() or angles.is_meta else _turns(angles)
+
+
+def _turns(angles: Tensor) -> Tensor:
+    """Unit complex numbers of angles."""
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:

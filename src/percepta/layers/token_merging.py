@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from percepta.errors import BadInput, one_of
+from percepta.layers.tokens import Tokens
 
 MODES = ("mean", "sum", "amax")
 
@@ -28,19 +29,19 @@ class Plan(NamedTuple):
         kept: (B, n) int64, the input position that each output row starts from.
         source: (B, r) int64, input positions that are merged away.
         target: (B, r) int64, the output row that each source joins.
-        count: number of input tokens N; tokens that are neither kept nor a source (n + r < N) are dropped.
+        length: number of input tokens N; tokens that are neither kept nor a source (n + r < N) are dropped.
     """
 
     kept: Tensor
     source: Tensor
     target: Tensor
-    count: int
+    length: int
 
     @property
     def group(self) -> Tensor:
         """(B, N) int64: the output row of every input token, -1 for one that is dropped."""
         rows = torch.arange(self.kept.shape[1], device=self.kept.device).expand_as(self.kept)
-        group = self.kept.new_full((self.kept.shape[0], self.count), -1)
+        group = self.kept.new_full((self.kept.shape[0], self.length), -1)
         return group.scatter(1, self.kept, rows).scatter(1, self.source, self.target)
 
     def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
@@ -75,7 +76,7 @@ class Plan(NamedTuple):
 
     def unmerge(self, y: Tensor) -> Tensor:
         """(B, n, D) → (B, N, D): every input position gets the row it went into; a dropped one gets zeros."""
-        return spread(y, self.group, self.kept.shape[1] + self.source.shape[1] < self.count)
+        return spread(y, self.group, self.kept.shape[1] + self.source.shape[1] < self.length)
 
     def compose(self, later: Plan) -> Plan:
         """This plan and then `later` as one plan, from this one's input tokens to the later one's rows."""
@@ -83,8 +84,31 @@ class Plan(NamedTuple):
             kept=self.kept.gather(1, later.kept),
             source=torch.cat([self.source, self.kept.gather(1, later.source)], dim=1),
             target=torch.cat([later.group.gather(1, self.target), later.target], dim=1),
-            count=self.count,
+            length=self.length,
         )
+
+
+def shortened(tokens: Tokens, plan: Plan, proportional: bool = True) -> Tokens:
+    """The tokens of one encoder after a plan: means weighted by size of features and positions, sizes, group maps.
+
+    `proportional` makes the next attention count a token as often as it has inputs (§3, proportional attention).
+    """
+    x, size = plan.merge_weighted(tokens.x, tokens.size)
+    position = None if tokens.position is None else plan.merge_weighted(tokens.position, tokens.size)[0]
+    group = plan.group
+    if tokens.group is not None:
+        group = torch.where(tokens.group < 0, tokens.group, group.gather(1, tokens.group.clamp_min(0)))
+    return Tokens(x, size, position, group, log_size(size, x.dtype) if proportional else None)
+
+
+def log_size(size: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, N) sizes → what is added to attention logits so that a token counts `size` times: (B, 1, 1, N)."""
+    return size.log().to(dtype)[:, None, None, :]
+
+
+def restored(values: Tensor, group: Tensor | None) -> Tensor:
+    """(B, n, D) rows of merged tokens → (B, N, D), one for each input token; unchanged where nothing was merged."""
+    return values if group is None else spread(values, group)
 
 
 def identity(batch: int, count: int, device: torch.device | None = None) -> Plan:

@@ -16,9 +16,12 @@ class Tokens(NamedTuple):
         position: patch coordinates (column, row) of each token, (B, N, 2) float32; None while the grid is whole.
         group: which token each input token went into, (B, input tokens) int64, -1 for one that was dropped; None
             while every token is its own.
+        bias: what attention adds to the logits of each key, (B, 1, 1, N) in the dtype of `x`: the logarithm of the
+            sizes where attention is proportional; None while that is zero.
     """
 
     x: Tensor
     size: Tensor | None = None
     position: Tensor | None = None
     group: Tensor | None = None
+    bias: Tensor | None = None

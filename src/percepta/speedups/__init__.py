@@ -1,1 +1,25 @@
 """Fewer tokens and cheaper attention in models that are trained already."""
+
+from percepta.speedups.adapters import Adapter, adapter_for
+from percepta.speedups.cost import BlockCost, Shape, schedule_for
+from percepta.speedups.hydra import HydraConversion, attribution, chosen_blocks, hydra_attention
+from percepta.speedups.merging import TokenMerging, merge_tokens
+from percepta.speedups.strategies import STRATEGIES, Merge, Moment, Strategy
+
+__all__ = [
+    "STRATEGIES",
+    "Adapter",
+    "BlockCost",
+    "HydraConversion",
+    "Merge",
+    "Moment",
+    "Shape",
+    "Strategy",
+    "TokenMerging",
+    "adapter_for",
+    "attribution",
+    "chosen_blocks",
+    "hydra_attention",
+    "merge_tokens",
+    "schedule_for",
+]

@@ -28,8 +28,9 @@ from percepta.layers import (
     grid_angles,
     grid_positions,
     grid_rotation,
+    place_rotation,
     resize_positions,
-    rope_angles,
+    restored,
 )
 from percepta.models.perception_encoder.config import PerceptionEncoderConfig
 
@@ -60,6 +61,7 @@ class VisionTower(nn.Module):
         if config.output_dim is not None:
             self.projection = normal(width, config.output_dim, std=width**-0.5)
         self.gradient_checkpointing = False
+        self.shorten: tuple[Shorten | None, ...] | None = None  # what each block does to its tokens, if anything
 
     def forward(self, x: Pictures, layer: int = -1, strip_class_token: bool = False) -> Any:
         """The official forward: norm, pooling and projection of the tokens after one block.
@@ -82,7 +84,8 @@ class VisionTower(nn.Module):
     def last_tokens(self, x: Tensor, change: Change | None = None) -> Tokens:
         """(B, 3, H, W) → all tokens after the last block, before the final norm, the class token in front.
 
-        `change` is applied to the patch embeddings (masked training hides some of them there).
+        Where tokens were merged they come as they are, with their sizes and group maps. `change` is applied to the
+        patch embeddings (masked training hides some of them there).
         """
         (tokens,), _ = self._run(x, [-1], change=change)
         return tokens
@@ -115,7 +118,7 @@ class VisionTower(nn.Module):
         outputs, grid = self._run(x, [layers] if isinstance(layers, int) else layers)
         results = []
         for tokens in outputs:
-            values = self.norm_post(tokens.x) if norm else tokens.x
+            values = restored(self.norm_post(tokens.x) if norm else tokens.x, tokens.group)
             results.append(values if prefix else self._arranged(values[:, self.config.prefix :], grid, layout))
         return results
 
@@ -144,10 +147,12 @@ class VisionTower(nn.Module):
         outputs, grid = self._run(x, [*wanted, *last])
         found: list[Any] = []
         for tokens in outputs[: len(wanted)]:
-            values = self.norm_post(tokens.x) if norm else tokens.x
+            values = restored(self.norm_post(tokens.x) if norm else tokens.x, tokens.group)
             patches = self._arranged(values[:, self.config.prefix :], grid, output_fmt)
             found.append((patches, values[:, : self.config.prefix]) if return_prefix_tokens else patches)
-        return found if intermediates_only else (self.norm_post(outputs[-1].x), found)
+        if intermediates_only:
+            return found
+        return restored(self.norm_post(outputs[-1].x), outputs[-1].group), found
 
     def truncated(self, layer: int) -> VisionTower:
         """A tower of the blocks up to and including `layer`; it shares its parameters with this one."""
@@ -158,6 +163,7 @@ class VisionTower(nn.Module):
             setattr(shorter, name, self.blocks[:depth] if name == "blocks" else child)
         for name, parameter in self.named_parameters(recurse=False):
             setattr(shorter, name, parameter)
+        shorter.shorten = None if self.shorten is None else self.shorten[:depth]
         return shorter.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -214,6 +220,7 @@ class VisionTower(nn.Module):
         x, (rows, columns) = self.embed(x, change)
         head_dim, scale = self.config.width // self.config.heads, self._scale(rows, columns)
         rotation, places, tokens, kept = None, None, Tokens(x), {}
+        shorten = self.shorten if shorten is None else shorten
         if self.config.rope:
             rotation = grid_rotation(rows, columns, head_dim, self.config.prefix, scale, x.device)
             if shorten is not None:  # merged tokens take their place along
@@ -228,7 +235,7 @@ class VisionTower(nn.Module):
                 tokens = self.blocks[index](tokens, rotation, policy)
             if tokens.position is not None and tokens.position is not places:
                 places = tokens.position
-                rotation = rope_angles(places, head_dim)
+                rotation = place_rotation(places, head_dim)
             if index in wanted:
                 kept[index] = tokens
         return [kept[index] for index in wanted], (rows, columns)
@@ -252,7 +259,8 @@ class VisionTower(nn.Module):
         if not first:
             return tokens
         size, position = (None if part is None else part[:, first:] for part in (tokens.size, tokens.position))
-        return Tokens(tokens.x[:, first:], size, position)
+        group = None if tokens.group is None else (tokens.group[:, first:] - first).clamp_min(-1)
+        return Tokens(tokens.x[:, first:], size, position, group)
 
     def _pool(self, tokens: Tokens) -> Tensor:
         if self.config.pooling == "attention":
@@ -260,7 +268,7 @@ class VisionTower(nn.Module):
         if self.config.pooling == "class":
             return tokens.x[:, 0]
         if self.config.pooling == "none":
-            return tokens.x
+            return restored(tokens.x, tokens.group)
         if tokens.size is None:
             return tokens.x.mean(dim=1)
         weights = (tokens.size / tokens.size.sum(dim=1, keepdim=True)).to(tokens.x.dtype)

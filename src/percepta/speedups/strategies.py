@@ -1,0 +1,47 @@
+"""Ways to choose the tokens to merge, by name.
+
+A strategy is a pure function of the tokens in front of the merge and the keys of the attention before it. All of them
+remove the same number of tokens, so they cost the same; what they keep apart differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from percepta.layers import Plan, Tokens, match_bipartite, shortened
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a merge happens: tokens to remove, leading tokens to protect, and the place of the block, 0 to 1."""
+
+    remove: int
+    protected: int
+    depth: float
+
+
+Strategy = Callable[[Tokens, Tensor, Moment], Plan]
+"""(tokens, keys (B, heads, N, head_dim), moment) → a plan."""
+
+
+def bipartite(tokens: Tokens, keys: Tensor, moment: Moment) -> Plan:
+    """The rule of the paper: even tokens join the closest odd token, by the cosine of keys averaged over heads."""
+    return match_bipartite(keys.mean(dim=1), moment.remove, moment.protected)
+
+
+STRATEGIES: dict[str, Strategy] = {"bipartite": bipartite}
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """A policy of one block: choose by a strategy, average, carry sizes, positions and group maps along."""
+
+    strategy: Strategy
+    moment: Moment
+    proportional: bool = True
+
+    def __call__(self, tokens: Tokens, keys: Tensor) -> Tokens:
+        return shortened(tokens, self.strategy(tokens, keys, self.moment), self.proportional)

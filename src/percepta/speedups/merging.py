@@ -60,9 +60,7 @@ class TokenMerging:
     def __enter__(self) -> TokenMerging:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.remove()
 
     def __str__(self) -> str:

@@ -146,7 +146,7 @@ class HydraAttention(nn.Module):
         super().__init__()
         if width % heads:
             raise BadInput(f"heads must divide width; got width={width}, heads={heads}.")
-        _check_names(kernel, normalise)
+        check_names(kernel, normalise)
         self.heads, self.causal, self.kernel, self.normalise = heads, causal, kernel, normalise
         self.drop_rotation = drop_rotation
         self.qkv = qkv if qkv is not None else nn.Linear(width, 3 * width)
@@ -239,7 +239,7 @@ def _accumulation(dtype: torch.dtype) -> torch.dtype:
 def _check(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, size: Tensor | None, kernel: str, normalise: str
 ) -> None:
-    _check_names(kernel, normalise)
+    check_names(kernel, normalise)
     if q.ndim != 3:
         raise wrong_shape("q of Hydra attention", q.shape, "(B, N, D), not split into heads")
     if k.ndim != 3 or k.shape[0] != q.shape[0] or k.shape[2] != q.shape[2]:
@@ -253,7 +253,8 @@ def _check(
         raise BadInput(f"key_mask of Hydra attention must be bool, True for tokens to keep; got {key_mask.dtype}.")
 
 
-def _check_names(kernel: str, normalise: str) -> None:
+def check_names(kernel: str, normalise: str) -> None:
+    """Raises BadInput for a kernel or a normalisation that does not exist."""
     if kernel not in KERNELS:
         raise one_of("kernel", kernel, KERNELS, "Hydra attention")
     if normalise not in NORMALISATIONS:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from percepta.errors import BadInput, out_of_range
 from percepta.layers.attention import Attention
-from percepta.layers.hydra import HydraAttention, hydra, hydra_contributions, size_of_bias
+from percepta.layers.hydra import HydraAttention, check_names, hydra, hydra_contributions, size_of_bias
 
 PLACES = ("back", "front", "interleave")
 SPECIFICATIONS = "'all', 'back:k', 'front:k', 'interleave:k' or a list of block indices"
@@ -123,6 +123,7 @@ def hydra_attention(
     Raises: BadInput, before anything is changed, for a model without such blocks and for attention with relative
     positions, rotary positions that are not ours, norms or gates of single heads, or of an unknown kind.
     """
+    check_names(kernel, normalise)
     tower = _tower(model)
     chosen = chosen_blocks(blocks, len(tower.blocks))
     parts: list[tuple[Any, str, Any, Any]] = []

@@ -2,6 +2,8 @@
 
 from percepta.layers.attention import Attention, AttentionPooling, Mlp, attend
 from percepta.layers.block import Block, DropPath, LayerScale, Shorten
+from percepta.layers.chunked import PreparedAttention, attend
+from percepta.layers.packed import PackedLinear, PackedMlp
 from percepta.layers.positions import resize_positions
 from percepta.layers.rope import grid_angles, grid_positions, grid_rotation, place_rotation, rope_angles, rotate
 from percepta.layers.token_merging import (
@@ -23,7 +25,10 @@ __all__ = [
     "DropPath",
     "LayerScale",
     "Mlp",
+    "PackedLinear",
+    "PackedMlp",
     "Plan",
+    "PreparedAttention",
     "Shorten",
     "Tokens",
     "attend",

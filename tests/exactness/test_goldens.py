@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.exactness import hydra, perception_encoder, token_merging
+from tests.exactness import hydra, merge_picture, perception_encoder, token_merging
 from tests.exactness.golden import Golden
 
 FOLDER = Path(os.environ.get("PERCEPTA_GOLDENS", Path(__file__).parents[3] / "shared" / "goldens"))
@@ -56,7 +56,6 @@ NOT_BUILT_YET = {
     "token-merging-diffusion/matching",
     "token-merging-diffusion/unet",
     "token-merging/mae-pool",
-    "token-merging/picture",
     "token-merging/vit",
     "vitdet/backbone",
     "vitdet/cascade",
@@ -67,7 +66,7 @@ NOT_BUILT_YET = {
 }
 """Kinds of systems that are not built yet; the set shrinks with each of them."""
 
-HANDLERS = {**hydra.HANDLERS, **perception_encoder.HANDLERS, **token_merging.HANDLERS}
+HANDLERS = {**hydra.HANDLERS, **merge_picture.HANDLERS, **perception_encoder.HANDLERS, **token_merging.HANDLERS}
 """What runs a case, by its kind."""
 
 SLOW: set[str] = set()

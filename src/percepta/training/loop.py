@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from percepta.checkpoints import write_safetensors
 from percepta.errors import BadInput
 from percepta.running.loading import build, load, save
+from percepta.speedups.hydra import hydra_attention
 from percepta.training.averaging import MovingAverage
 from percepta.training.batching import Tokens, make_inputs, number_of
 from percepta.training.checkpointing import TrainingState
@@ -262,11 +263,15 @@ def _due(step: int, interval: int) -> bool:
 
 
 def make_model(recipe: Recipe) -> Any:
-    """The model that a run starts from: fresh, with its own weights, or with those of a file."""
-    if not recipe.weights:
-        return build(recipe.model, **recipe.model_overrides)
-    weights = None if recipe.weights == "pretrained" else recipe.weights
-    return load(recipe.model, weights=weights, **recipe.model_overrides)
+    """The model that a run starts from: fresh, with its own weights, or with those of a file; some blocks converted."""
+    if recipe.weights:
+        weights = None if recipe.weights == "pretrained" else recipe.weights
+        model = load(recipe.model, weights=weights, **recipe.model_overrides)
+    else:
+        model = build(recipe.model, **recipe.model_overrides)
+    if recipe.hydra is not None:
+        hydra_attention(model, recipe.hydra)
+    return model
 
 
 def _native_size(model: Any) -> int:

@@ -302,6 +302,8 @@ class Recipe:
         model, model_overrides: what `percepta.build` gets.
         weights: what the run starts from: empty for fresh weights, "pretrained" for the model's own (packaged, or from
             the hub), or a file or folder in any layout of the family.
+        hydra: blocks of the vision tower to train with Hydra attention, as `speedups.chosen_blocks` takes them, such
+            as "back:2"; None for none. Saved weights keep the plain layout: convert again what is loaded from them.
         data: the mixture.
         out: folder of the run: training.safetensors (to resume), model.safetensors (the result), log.jsonl, log.csv.
         batch_size, steps: samples per update (of all devices together), number of updates.
@@ -328,6 +330,7 @@ class Recipe:
     out: str = "runs/{model}"
     model_overrides: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
+    hydra: str | tuple[int, ...] | None = None
     optimiser: Literal["adamw", "lamb", "muon"] = "adamw"
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
@@ -355,6 +358,10 @@ class Recipe:
                 raise out_of_range(name, getattr(self, name), "positive", "a recipe")
         if not 0 <= self.ema < 1:
             raise out_of_range("ema", self.ema, "at least 0 and below 1", "a recipe")
+        if self.hydra is not None:
+            from percepta.speedups.hydra import chosen_blocks
+
+            chosen_blocks(self.hydra)
         schedule_factor(self.schedule, 0, self.steps, self.warmup_steps, self.decay_steps)
 
     @property

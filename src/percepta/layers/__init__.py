@@ -2,13 +2,14 @@
 
 from percepta.layers.attention import Attention, AttentionPooling, Mlp, attend
 from percepta.layers.block import Block, DropPath, LayerScale, Shorten
-from percepta.layers.chunked import PreparedAttention, attend
+from percepta.layers.chunked import PreparedAttention, attend_in_tiles
 from percepta.layers.packed import PackedLinear, PackedMlp
 from percepta.layers.positions import resize_positions
 from percepta.layers.rope import grid_angles, grid_positions, grid_rotation, place_rotation, rope_angles, rotate
 from percepta.layers.token_merging import (
     Plan,
     match_bipartite,
+    match_greedy,
     match_kth,
     match_random,
     removals,
@@ -32,10 +33,12 @@ __all__ = [
     "Shorten",
     "Tokens",
     "attend",
+    "attend_in_tiles",
     "grid_angles",
     "grid_positions",
     "grid_rotation",
     "match_bipartite",
+    "match_greedy",
     "match_kth",
     "match_random",
     "place_rotation",

@@ -17,10 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from percepta.layers.attention import Attention
+from percepta.layers.attention import Attention, attend
 from percepta.layers.packed import Choose, PackedLinear, packed_linear, runs_plain, stand_in
 from percepta.layers.rope import rotate
 
@@ -28,19 +27,21 @@ TILE = 1 << 20  # logits at a time: 4 MB of float32, the second-level cache of a
 WAYS = ("fused", "heads", "rows")
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, way: str = "fused") -> Tensor:
+def attend_in_tiles(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, way: str = "fused"
+) -> Tensor:
     """softmax(q kᵀ / √head_dim + bias) v.
 
     Args:
         query, key, value: (B, heads, N, head_dim), (B, heads, M, head_dim) twice; any strides, the last axis dense.
         bias: added to the logits, broadcastable to (B, heads, N, M), or None.
-        way: "fused" (PyTorch's kernel), "heads" or "rows"; the latter two build no graph for gradients.
+        way: "fused" (`layers.attend`), "heads" or "rows"; the latter two build no graph for gradients.
 
     Returns: (B, N, heads * head_dim), contiguous.
     """
     batch, heads, count, head_dim = query.shape
     if way == "fused":
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        mixed = attend(query, key, value, bias)
         return mixed.transpose(1, 2).reshape(batch, count, heads * head_dim)
     mixed = query.new_empty(batch, count, heads, head_dim)
     if bias is not None:
@@ -118,7 +119,7 @@ class PreparedAttention(Attention):
         value = qkv[:, :, 2].transpose(1, 2)
         shape = (batch, self.heads, count, width // self.heads)
         way = self.choose("attention", shape, qkv.dtype)
-        mixed = attend(query, key, value, bias, way)
+        mixed = attend_in_tiles(query, key, value, bias, way)
         return self.proj(mixed) if mixed.dtype == x.dtype else self._contract(mixed, x.dtype), plain_keys
 
     def train(self, mode: bool = True) -> PreparedAttention:

@@ -5,8 +5,8 @@ children and hooks, so that a state dict, an optimiser, `to`, `load_state_dict(a
 not two. All it adds is a packed copy of the weight, which is no state: it is made at the first call that can use it,
 checked against its weight at every call, left out of copies and pickles, and dropped by `train()` and `to()`. It is
 used in evaluation on the CPU without gradients and nowhere else; under autograd, autocast, tracing, compiling,
-functorch or a dispatch mode the plain part runs on the same parameters. So nothing has to be reverted for a model to be saved,
-copied, moved or trained. What it costs is memory: the packed weights of the layers in use lie beside the plain ones.
+functorch or a dispatch mode the plain part runs on the same parameters. So nothing has to be reverted for a model to be
+saved, copied, moved or trained. What it costs is memory: the packed weights in use lie beside the plain ones.
 
 Unusual: the two operators are PyTorch's own but not public (`torch.ops.mkldnn`), hence `missing`, which says why
 they cannot be used here, if so.

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from percepta.layers.chunked import WAYS, attend
+from percepta.layers.chunked import WAYS, attend_in_tiles
 from percepta.layers.packed import missing, pack, packed_linear
 
 SCHEMA = 1
@@ -277,7 +277,7 @@ def _attention_ways(shape: tuple[int, ...], dtype: torch.dtype, refused: dict[st
     heads, batch = min(heads, most), min(batch, 4, max(1, most // heads))
     query, key, value = _draw((batch, count, 3, heads, head_dim), dtype).permute(2, 0, 3, 1, 4)
     names = [way for way in WAYS if way != "rows" or _allowed(dtype, "rows", refused)]
-    return {way: functools.partial(attend, query, key, value, None, way) for way in names}
+    return {way: functools.partial(attend_in_tiles, query, key, value, None, way) for way in names}
 
 
 def _allowed(dtype: torch.dtype, way: str, refused: dict[str, str]) -> bool:

@@ -55,8 +55,6 @@ NOT_BUILT_YET = {
     "token-merging-diffusion/block",
     "token-merging-diffusion/matching",
     "token-merging-diffusion/unet",
-    "token-merging/mae-pool",
-    "token-merging/vit",
     "vitdet/backbone",
     "vitdet/cascade",
     "vitdet/heads",

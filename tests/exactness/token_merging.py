@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from percepta.layers.token_merging import Plan, match_bipartite, match_kth, match_random, removals
-from tests.exactness.golden import Golden
+from tests.exactness.golden import Golden, seeded_state
+from tests.exactness.vit import build_vit, count_parameters
 
 
 def schedule(spec: dict[str, Any]) -> Any:
@@ -48,4 +51,43 @@ def matching(golden: Golden) -> None:
         assert removals(entry["layers"], schedule(entry["schedule"])) == entry["remove_per_layer"]
 
 
-HANDLERS: dict[str, Callable[[Golden], None]] = {"token-merging/matching": matching}
+def classifier(golden: Golden) -> None:
+    from percepta.speedups import merge_tokens
+
+    content, merging = golden.content, golden.content["merging"]
+    assert merging["metric"] == "key_mean_over_heads"
+    state, seen = seeded_state(content["weights"]), 0
+    for name, setting in content["settings"].items():
+        requested = schedule(setting["schedule"])
+        assert removals(content["config"]["depth"], requested) == setting["requested_per_block"]
+        model = build_vit(content["config"], state)
+        assert count_parameters(model) == content["params"]
+        assert model.num_prefix_tokens == merging["protected_tokens"]
+        options = {"proportional": merging["proportional_attention"], "last_block": merging["merge_in_last_block"]}
+        merged = merge_tokens(model, requested, **options)
+        assert merged.removed == setting["removed_per_block"]
+        assert merged.tokens == setting["tokens_after_block"]
+        results: dict[str, dict[str, torch.Tensor | None]] = {}
+        for call in content["calls"]:
+            if call["args"]["setting"] == name:
+                image = call["args"]["image"]
+                if image not in results:
+                    results[image] = classified(model, merged, golden.inputs[image])
+                golden.check(call, results[image][call["call"]])
+                seen += 1
+    assert seen == len(content["calls"])
+
+
+@torch.no_grad()
+def classified(model: torch.nn.Module, merged: Any, image: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """What every call of a classifier gives."""
+    tokens = merged.trace(image)
+    sizes = None if tokens.size is None else tokens.size[..., None]
+    return {"logits": model(image), "final_tokens": tokens.x, "final_sizes": sizes, "group_map": tokens.group}
+
+
+HANDLERS: dict[str, Callable[[Golden], None]] = {
+    "token-merging/mae-pool": classifier,
+    "token-merging/matching": matching,
+    "token-merging/vit": classifier,
+}

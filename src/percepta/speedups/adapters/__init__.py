@@ -42,11 +42,15 @@ class Adapter(Protocol):
 
 def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of a model. Raises BadInput for one that token merging does not know, with the reason."""
-    home = type(model).__module__.partition(".")[0]
-    if home == "percepta":
+    homes = [base.__module__.partition(".")[0] for base in type(model).__mro__]  # a subclass may live anywhere
+    if "percepta" in homes:
         from percepta.speedups.adapters.ours import TowerAdapter
 
         return TowerAdapter(tower_of(model))
+    if "timm" in homes:
+        from percepta.speedups.adapters.timm import TimmAdapter
+
+        return TimmAdapter(model)
     raise BadInput(
         "token merging knows vision models of percepta, timm and transformers; "
         f"got {type(model).__module__}.{type(model).__name__}."

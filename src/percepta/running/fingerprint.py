@@ -7,12 +7,14 @@ import hashlib
 import torch
 from torch import nn
 
+from percepta.running.preparing import precision_of
+
 SAMPLES = 4096  # values of each tensor
 
 
 def made_with(model: nn.Module) -> dict[str, str]:
     """A model as results name their maker: {"model": name, "weights": 12 hex digits, "dtype": such as "float32"}."""
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    dtype = str(precision_of(model)).removeprefix("torch.")
     return {"model": getattr(model, "name", type(model).__name__), "weights": weights_hash(model), "dtype": dtype}
 
 

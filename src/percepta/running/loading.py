@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from percepta import catalog, checkpoints
 from percepta.errors import BadInput, UnknownModel, nearest, one_of
 from percepta.media import Preprocess
+from percepta.running import preparing
 from percepta.running.hub import fetch
 
 FAMILIES = {"perception_encoder": "percepta.models.perception_encoder"}
@@ -31,6 +32,7 @@ def load(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
+    prepare: bool = False,
     **overrides: Any,
 ) -> Any:
     """A model with its weights, in evaluation mode, float32 on the CPU unless told otherwise.
@@ -40,13 +42,18 @@ def load(
         weights: a file or folder in any layout that the family knows; by default the packaged file, or the hub's,
             fetched on first use.
         device, dtype: where and how precise, such as "cuda" and "bfloat16".
+        prepare: on the CPU, let `percepta.prepare` make it about twice as fast with the same results, for as much
+            memory again; with dtype "bfloat16" its linear layers alone compute so and its parameters stay float32,
+            which is faster and closer. On other devices nothing changes.
         overrides: config fields to change, as in `build`; `text=None` loads a vision tower alone.
 
     Raises: UnknownModel, MissingWeights, CheckpointMismatch (nothing is ever loaded in part), BadInput.
     """
-    place = as_device(device)
+    place, precision = as_device(device), as_dtype(dtype) or torch.float32
     model = open_model(name, weights, **overrides)
-    return model.to(device=place, dtype=as_dtype(dtype) or torch.float32)
+    if prepare and place.type == "cpu" and precision in preparing.PRECISIONS:
+        return preparing.prepare(model.to(torch.float32), precision)
+    return model.to(device=place, dtype=precision)
 
 
 def open_model(name: str | Path, weights: str | Path | None = None, **overrides: Any) -> Any:

@@ -41,6 +41,7 @@ FOREIGN_MLPS = {
     ),
 }
 """MLPs of other libraries that are linear, activation, linear, by class: the names of the three."""
+PRECISIONS = (torch.float32, torch.bfloat16)
 CHECK_ROWS = 5
 TOLERANCE = 1e-5
 
@@ -98,6 +99,12 @@ def is_prepared(model: nn.Module) -> bool:
     return any(isinstance(part, PARTS) for part in model.modules())
 
 
+def precision_of(model: nn.Module) -> torch.dtype:
+    """What a model computes most in: bfloat16 where it was prepared so, else the dtype of its parameters."""
+    low = [part.precision for part in model.modules() if isinstance(part, PackedLinear) and part.precision is not None]
+    return low[0] if low else next(model.parameters()).dtype
+
+
 def summary(model: nn.Module) -> str:
     """What was replaced, in words, such as "48 linear layers, 12 MLPs and 12 attentions prepared, in float32"."""
     count: Counter[type[nn.Module]] = Counter(type(part) for part in model.modules())
@@ -105,9 +112,8 @@ def summary(model: nn.Module) -> str:
     parts = [f"{count[kind]} {name}" for kind, name in words.items() if count[kind]]
     if not parts:
         return f"nothing prepared ({missing() or 'no part of it is known'})"
-    low = any(part.precision is not None for part in model.modules() if isinstance(part, PackedLinear))
     together = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
-    return f"{together} prepared, in {'bfloat16' if low else 'the precision of the model'}"
+    return f"{together} prepared, in {str(precision_of(model)).removeprefix('torch.')}"
 
 
 def _precision(dtype: torch.dtype | str | None) -> torch.dtype | None:

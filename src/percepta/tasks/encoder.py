@@ -42,7 +42,8 @@ class Encoder:
     Args:
         model: a name of `list_models()`, a file that `save` wrote, or a model in hand, which is left as it is: it runs
             in evaluation mode and is in the mode that it was in before and after each batch.
-        device, dtype: where and how precise, float32 on the CPU by default; for a model in hand, its own or None.
+        device, dtype: where and how precise, float32 on the CPU by default; for a model in hand, its own or None. A
+            model loaded here is prepared (see `load`).
         weights: a file or folder for a name, in any layout of its family.
 
     Raises: UnknownModel, MissingWeights, CheckpointMismatch; BadInput, also to move a model in hand or fill it, and
@@ -63,7 +64,8 @@ class Encoder:
         if not isinstance(model, nn.Module):
             if not isinstance(model, str | Path) or not str(model):
                 raise BadInput(f"a model must be a name, a file or a loaded model; got {model!r}.")
-            self.model = load(model, weights, device="cpu" if device is None else device, dtype=dtype)
+            place = "cpu" if device is None else device
+            self.model = load(model, weights, device=place, dtype=dtype, prepare=True)
         self.name: str = getattr(self.model, "name", type(self.model).__name__)
         if not hasattr(self.model, "preprocess"):
             raise BadInput(f"a model in hand must come from percepta.load or percepta.build; got {self.name}.")

@@ -17,7 +17,7 @@ from torch import nn
 from percepta.errors import BadInput, one_of, out_of_range
 from percepta.evaluation import Evaluation, Protocol
 from percepta.running.feed import ON_ERROR
-from percepta.running.loading import load
+from percepta.running.preparing import precision_of
 from percepta.running.progress import Progress
 from percepta.tasks.encoder import NANO, Encoder
 from percepta.tasks.evaluating.batches import Batches
@@ -81,11 +81,7 @@ def evaluate(
         needed = PROTOCOLS[protocol.name].data
         if needed and "data" not in places:
             raise BadInput(f"{protocol.name} needs {needed}: pass data (on the command line --data).")
-    if weights is not None:
-        if isinstance(model, nn.Module):
-            raise BadInput("weights must be None for a model in hand; load them into it, or pass its name.")
-        model = load(model, weights)
-    encoder = Encoder(model, device, dtype)
+    encoder = Encoder(model, device, dtype, weights)
     if any(PROTOCOLS[protocol.name].words for protocol in chosen):
         encoder.need_words("evaluate")
     batches = Batches(encoder, batch_size, progress, on_error)
@@ -162,7 +158,7 @@ def _run(protocols: Sequence[Protocol], batches: Batches, data: Data, weights: s
         "weights": weights,
         "image size": preprocess.image_size,
         "resize": preprocess.resize,
-        "dtype": str(batches.encoder.dtype).removeprefix("torch."),
+        "dtype": str(precision_of(batches.encoder.model)).removeprefix("torch."),
     }
     for protocol in protocols:
         began = time.perf_counter()

@@ -48,11 +48,11 @@ class Settings:
     dtype: str | None = None
     batch_size: int | None = None
 
-    def load(self) -> Any:
-        """The model. Raises UnknownModel, MissingWeights, CheckpointMismatch, BadInput."""
+    def load(self, prepare: bool = True) -> Any:
+        """The model, made faster where it runs on the CPU. Raises UnknownModel, MissingWeights, CheckpointMismatch, BadInput."""
         from percepta.running.loading import load
 
-        return load(self.model, self.weights, device=self.device, dtype=self.dtype)
+        return load(self.model, self.weights, device=self.device, dtype=self.dtype, prepare=prepare)
 
 
 def say(text: str) -> None:

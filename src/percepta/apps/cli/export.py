@@ -40,4 +40,4 @@ def export(
     common.check_output(out, overwrite)
     from percepta.running.export import export as run
 
-    print(run(Settings(name, weights).load(), out, part))
+    print(run(Settings(name, weights).load(prepare=False), out, part))

@@ -8,8 +8,8 @@ from percepta.layers.positions import resize_positions
 from percepta.layers.rope import grid_angles, grid_positions, grid_rotation, place_rotation, rope_angles, rotate
 from percepta.layers.token_merging import (
     Plan,
+    match_agglomerative,
     match_bipartite,
-    match_greedy,
     match_kth,
     match_random,
     removals,
@@ -17,6 +17,7 @@ from percepta.layers.token_merging import (
     shortened,
     token_counts,
 )
+from percepta.layers.token_merging_grid import coarsen, hash_picks, match_grid
 from percepta.layers.tokens import Tokens
 
 __all__ = [
@@ -34,11 +35,14 @@ __all__ = [
     "Tokens",
     "attend",
     "attend_in_tiles",
+    "coarsen",
     "grid_angles",
     "grid_positions",
     "grid_rotation",
+    "hash_picks",
+    "match_agglomerative",
     "match_bipartite",
-    "match_greedy",
+    "match_grid",
     "match_kth",
     "match_random",
     "place_rotation",

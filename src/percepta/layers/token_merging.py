@@ -144,7 +144,9 @@ def spread(y: Tensor, group: Tensor, dropped: bool = True) -> Tensor:
 
 
 @torch.no_grad()
-def match_bipartite(metric: Tensor, remove: int, protected: int | Sequence[int] = 0) -> Plan:
+def match_bipartite(
+    metric: Tensor, remove: int, protected: int | Sequence[int] = 0, size: Tensor | None = None
+) -> Plan:
     """Bipartite soft matching (§3): tokens at even positions look for the closest one at odd positions.
 
     The `remove` even tokens with the best cosine join their odd token. Rows come out as the protected tokens in order,
@@ -155,6 +157,8 @@ def match_bipartite(metric: Tensor, remove: int, protected: int | Sequence[int] 
         metric: (B, N, C), what is compared, such as keys averaged over heads; any float dtype, compared in float32.
         remove: tokens to remove, at most half of the unprotected ones (more is cut).
         protected: how many leading tokens never merge and are never merged into, or their positions.
+        size: (B, N), how many inputs each token stands for; then the least loss counts (`merge_losses`), not the best
+            cosine. None compares by cosine alone, as the paper does.
 
     Raises: BadInput for a metric of another shape.
     """
@@ -166,6 +170,8 @@ def match_bipartite(metric: Tensor, remove: int, protected: int | Sequence[int] 
         return identity(batch, count, metric.device)
     even, odd = unit(metric[:, ::2]), unit(metric[:, 1::2])
     scores = similarities(even, odd)
+    if size is not None:
+        scores = -merge_losses(scores, size[:, ::2], size[:, 1::2])
     for place in places:
         if place % 2:
             scores[:, :, place // 2] = -torch.inf
@@ -199,6 +205,62 @@ def paired(best: Tensor, choice: Tensor, remove: int, odd: int, protected: Seque
         others = [row for row in range(kept.shape[1]) if row not in set(front)]
         kept = kept[:, [*front, *others]]
     return Plan(kept, 2 * going, choice.gather(1, going) + (even - remove), even + odd)
+
+
+@torch.no_grad()
+def match_agglomerative(metric: Tensor, remove: int, protected: int = 0, size: Tensor | None = None) -> Plan:
+    """Agglomerative clustering with Ward's linkage: the two clusters whose union loses least are joined, and again.
+
+    Every token may join every other and clusters grow, where bipartite matching looks at half of the pairs, once. The
+    losses to a union follow from those to its parts (Lance and Williams, 1967), so a step costs one look at an (N, N)
+    table and one new row. Rows come out in ascending order of the first-made token of each cluster.
+
+    Args: as `match_bipartite`; without sizes every token counts as one.
+    """
+    check_metric(metric)
+    batch, count, _ = metric.shape
+    remove = min(remove, (count - protected) // 2)
+    if remove <= 0:
+        return identity(batch, count, metric.device)
+    compared = unit(metric)
+    size = compared.new_ones(batch, count) if size is None else size.float().clone()
+    losses = merge_losses(similarities(compared, compared), size, size)
+    losses.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    losses[:, :protected], losses[:, :, :protected] = torch.inf, torch.inf
+    items, order = torch.arange(batch, device=metric.device), torch.arange(count, device=metric.device)
+    cluster, gone = order.expand(batch, -1), []
+    for _ in range(remove):
+        pair = losses.flatten(1).argmin(dim=1)
+        one, other = pair // count, pair % count
+        grown = united(losses, size, items, one, other)
+        losses[items, one], losses[items, :, one] = torch.inf, torch.inf
+        losses[items, other], losses[items, :, other] = grown, grown
+        losses[items, other, other] = torch.inf
+        size[items, other] += size[items, one]
+        cluster = torch.where(cluster == one.unsqueeze(1), other.unsqueeze(1), cluster)
+        gone.append(one)
+    source = torch.stack(gone, dim=1)
+    stays = (cluster == order).to(torch.int64)
+    kept = stays.argsort(dim=1, descending=True, stable=True)[:, : count - remove]
+    row = stays.cumsum(dim=1) - 1
+    return Plan(kept, source, row.gather(1, cluster.gather(1, source)), count)
+
+
+def united(losses: Tensor, size: Tensor, items: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """(B, N): the losses of every cluster with the union of two, by their losses with either and with each other."""
+    first, second = size[items, one].unsqueeze(1), size[items, other].unsqueeze(1)
+    between = losses[items, one, other].unsqueeze(1)
+    apart = (first + size) * losses[items, one] + (second + size) * losses[items, other]
+    return (apart - size * between) / (first + second + size)
+
+
+def merge_losses(cosines: Tensor, size: Tensor, other: Tensor) -> Tensor:
+    """How far each pair of tokens is from its mean, every input token counted (Ward, 1963, for vectors of length one).
+
+    (B, M, N) cosines and sizes (B, M), (B, N) → (B, M, N): s t / (s + t) · (1 - cosine).
+    """
+    size, other = size.float().unsqueeze(2), other.float().unsqueeze(1)
+    return (1.0 - cosines) * (size * other / (size + other))
 
 
 @torch.no_grad()

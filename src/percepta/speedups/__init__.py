@@ -1,6 +1,7 @@
 """Fewer tokens and cheaper attention in models that are trained already."""
 
 from percepta.speedups.adapters import Adapter, adapter_for
+from percepta.speedups.calibration import calibrate_schedule
 from percepta.speedups.cost import BlockCost, Shape, schedule_for
 from percepta.speedups.hydra import HydraConversion, attribution, chosen_blocks, hydra_attention
 from percepta.speedups.merging import TokenMerging, merge_tokens
@@ -18,6 +19,7 @@ __all__ = [
     "TokenMerging",
     "adapter_for",
     "attribution",
+    "calibrate_schedule",
     "chosen_blocks",
     "hydra_attention",
     "merge_tokens",

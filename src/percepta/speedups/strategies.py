@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from percepta.layers import Plan, Tokens, match_bipartite, shortened
+from percepta.layers import Plan, Tokens, match_agglomerative, match_bipartite, shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,32 @@ def bipartite(tokens: Tokens, keys: Tensor, moment: Moment) -> Plan:
     return match_bipartite(keys.mean(dim=1), moment.remove, moment.protected)
 
 
-STRATEGIES: dict[str, Strategy] = {"bipartite": bipartite}
+def bipartite_ward(tokens: Tokens, keys: Tensor, moment: Moment) -> Plan:
+    """Even tokens join odd ones, those first whose features lose least, each token counted by its size."""
+    return match_bipartite(centred(tokens.x), moment.remove, moment.protected, sizes(tokens))
+
+
+def agglomerative(tokens: Tokens, keys: Tensor, moment: Moment) -> Plan:
+    """The two clusters whose union loses least, again and again, among all tokens."""
+    return match_agglomerative(centred(tokens.x), moment.remove, moment.protected, sizes(tokens))
+
+
+def centred(x: Tensor) -> Tensor:
+    """Features without their mean over channels, which the next norm takes away anyway: (B, N, D) float32."""
+    x = x.detach().float()
+    return x - x.mean(dim=-1, keepdim=True)
+
+
+def sizes(tokens: Tokens) -> Tensor:
+    """(B, N): ones before the first merge."""
+    return torch.ones_like(tokens.x[..., 0]) if tokens.size is None else tokens.size
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "bipartite": bipartite,
+    "bipartite-ward": bipartite_ward,
+    "agglomerative": agglomerative,
+}
 
 
 @dataclass(frozen=True, slots=True)

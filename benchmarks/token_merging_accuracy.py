@@ -1,0 +1,149 @@
+"""What merging tokens costs in accuracy: every strategy on `pe-core-nano`, over three parts of the data.
+
+Zero-shot accuracy on photographs of CIFAR-10 (with --data, the test set as parquet) and words to pictures on generated
+scenes (recall at 1 among 333), without merging, with the same number of tokens removed in every block, and with
+schedules calibrated on other pictures to the same multiply-adds. The verdict compares the best strategy's loss with
+that of the paper's rule where the latter loses three points or more.
+
+    python benchmarks/token_merging_accuracy.py --data cifar10-test.parquet --removed 8 10 13
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import percepta
+from percepta.datasets.cifar import CIFAR10_NAMES, PROMPTS, read_cifar10
+from percepta.datasets.scenes import TEST_SEED_START, distinct_scenes, make_batch
+from percepta.evaluation import classifier, predict
+from percepta.evaluation.zero_shot import unit
+from percepta.speedups import STRATEGIES, calibrate_schedule
+
+PARTS = 3
+PHOTOGRAPHS = 1000
+SCENES = 333
+CALIBRATION = 64
+WORTH = 3.0  # points that the paper's rule must lose for a comparison to mean something
+
+Score = Callable[[int], float]
+"""Number of a part → percent."""
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measure every strategy, print a table and the verdict."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the CIFAR-10 test set; scenes alone without it")
+    parser.add_argument("--removed", type=int, nargs="+", default=[10], help="tokens that each block removes")
+    parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
+    given = parser.parse_args()
+    model = percepta.load("pe-core-nano")
+    tasks = {"scenes": scenes_score(model)}
+    if given.data:
+        tasks["cifar10"] = photographs_score(model, given.data)
+    plain = measure(tasks)
+    print(f"{'':<34}{'flops':>6}" + "".join(f"{name:>26}" for name in tasks))
+    print(row("plain", 1.0, plain, plain))
+    for removed in given.removed:
+        found = {}
+        with percepta.merge_tokens(model, r=removed) as merging:
+            share = merging.flops
+        for strategy in given.strategies:
+            with percepta.merge_tokens(model, r=removed, strategy=strategy):
+                found[f"{strategy}, r={removed}"] = measure(tasks)
+            schedule = calibrate_schedule(model, calibration_pictures(model), share, strategy=strategy)
+            with percepta.merge_tokens(model, schedule=schedule, strategy=strategy):
+                found[f"{strategy}, {list(schedule)}"] = measure(tasks)
+        for name, scores in found.items():
+            print(row(name, share, scores, plain), flush=True)
+        verdict(found, plain, f"bipartite, r={removed}")
+
+
+def measure(tasks: dict[str, Score]) -> dict[str, list[float]]:
+    """Percent on every part, by task."""
+    return {name: [score(part) for part in range(PARTS)] for name, score in tasks.items()}
+
+
+def row(name: str, share: float, scores: dict[str, list[float]], plain: dict[str, list[float]]) -> str:
+    """Mean score over the parts, and mean loss with its range."""
+    cells = [f"{name:<34}{share:>6.3f}"]
+    for task, values in scores.items():
+        losses = [before - now for before, now in zip(plain[task], values, strict=True)]
+        span = f"-{statistics.mean(losses):.1f} ({min(losses):.1f}..{max(losses):.1f})"
+        cells.append(f"{statistics.mean(values):>8.2f}{span:>18}")
+    return "".join(cells)
+
+
+def verdict(found: dict[str, dict[str, list[float]]], plain: dict[str, list[float]], rule: str) -> None:
+    """Print, for each task, the best setting's loss as a share of the rule's."""
+    loss = {
+        name: {task: statistics.mean(plain[task]) - statistics.mean(values) for task, values in scores.items()}
+        for name, scores in found.items()
+    }
+    for task, lost in loss.get(rule, {}).items():
+        if lost < WORTH:
+            print(f"{task}: {rule} loses {lost:.1f} points, too few to compare")
+            continue
+        shares = {name: losses[task] / lost for name, losses in loss.items() if name != rule}
+        best = min(shares, key=lambda name: shares[name])
+        print(f"{task}: {best} loses {shares[best]:.0%} of what {rule} loses ({lost:.1f} points)")
+
+
+def scenes_score(model: torch.nn.Module) -> Score:
+    """Recall at 1 of scenes for their captions, in percent."""
+    batch = make_batch(distinct_scenes(TEST_SEED_START, PARTS * SCENES))
+    x = prepared(model, batch.pictures)
+    texts = unit(torch.cat([model.encode_text(model.tokenize(batch.captions[i : i + 100])) for i in starts(len(x))]))
+
+    def score(part: int) -> float:
+        rows = slice(part * SCENES, (part + 1) * SCENES)
+        similar = texts[rows] @ unit(encoded(model, x[rows])).T
+        return float((similar.argmax(dim=1) == torch.arange(SCENES)).float().mean()) * 100
+
+    return score
+
+
+def photographs_score(model: torch.nn.Module, data: Path) -> Score:
+    """Zero-shot accuracy in percent."""
+    photographs = read_cifar10(data)
+    x = prepared(model, photographs.pictures[: PARTS * PHOTOGRAPHS])
+    labels = torch.as_tensor(photographs.labels[: len(x)])
+    classes = classifier(lambda texts: model.encode_text(model.tokenize(texts)), CIFAR10_NAMES, PROMPTS)
+
+    def score(part: int) -> float:
+        rows = slice(part * PHOTOGRAPHS, (part + 1) * PHOTOGRAPHS)
+        logits = predict(encoded(model, x[rows]), classes)
+        return float((logits.argmax(dim=1) == labels[rows]).float().mean()) * 100
+
+    return score
+
+
+def calibration_pictures(model: torch.nn.Module) -> Tensor:
+    """Scenes of the training seeds: none of what is measured."""
+    return prepared(model, make_batch(range(CALIBRATION)).pictures)
+
+
+def prepared(model: torch.nn.Module, pictures: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 → what the model takes."""
+    return torch.stack([model.preprocess(picture) for picture in pictures])
+
+
+def encoded(model: torch.nn.Module, x: Tensor) -> Tensor:
+    """Embeddings of any number of pictures."""
+    return torch.cat([model.encode_image(x[i : i + 100]) for i in starts(len(x))])
+
+
+def starts(count: int) -> Sequence[int]:
+    """First rows of batches of 100."""
+    return range(0, count, 100)
+
+
+if __name__ == "__main__":
+    main()

@@ -164,7 +164,18 @@ def coordinates(rope: Any, grid: tuple[int, int], device: torch.device) -> Tenso
         axes = [start / size * by for start, size, by in zip(starts, sizes, reference)]
     rows, columns = torch.meshgrid(*axes, indexing="ij")
     pair = (columns, rows) if rope.grid_indexing == "xy" else (rows, columns)
-    return torch.stack(pair, dim=-1).flatten(0, 1)
+    places = torch.stack(pair, dim=-1).flatten(0, 1)
+    return _moved(rope, places) if rope.training and getattr(rope, "aug_active", False) else places
+
+
+def _moved(rope: Any, places: Tensor) -> Tensor:
+    """The random move of all places that some models train with: shifted, stretched along each axis, and as a whole."""
+    if rope.shift_coords is not None:
+        places = places + places.new_empty(2).uniform_(-rope.shift_coords, rope.shift_coords)
+    for most, count in ((rope.jitter_coords, 2), (rope.rescale_coords, 1)):
+        if most is not None:
+            places = places * places.new_empty(count).uniform_(-math.log(most), math.log(most)).exp()
+    return places
 
 
 def frequencies(rope: Any, block: int) -> Tensor:
@@ -254,6 +265,8 @@ class MergedTrunk:
         rope, rotation, seen = getattr(trunk, "rope", None), None, None
         tokens = Tokens(_embedded(trunk, x))
         if rope is not None:
+            if trunk.training and trunk.patch_drop is not None:
+                raise BadInput("token merging cannot follow the places of patches that are dropped (patch_drop_rate).")
             patches = coordinates(rope, self._grid(x), tokens.x.device)
             tokens = tokens._replace(position=placed(patches, prefix, len(x)))
         for index, (block, policy) in enumerate(zip(itertools.islice(trunk.blocks, stop), self.policies)):
@@ -359,7 +372,7 @@ class TimmAdapter:
         twin, name = _twin(self.trunk), name_of(self.trunk)
         generator = torch.Generator().manual_seed(0)
         size = (2, twin.in_chans, *twin.patch_embed.img_size)
-        picture = torch.randn(size, generator=generator, dtype=torch.float64)
+        picture = torch.randn(size, generator=generator)
 
         def given() -> list[Tensor]:
             final, maps = twin.forward_intermediates(picture, norm=True)
@@ -396,8 +409,8 @@ def _twin(trunk: Any) -> Any:
     finally:
         trunk._modules["blocks"] = blocks
     if hasattr(twin.patch_embed, "set_input_size"):
-        rows, columns = twin.patch_embed.patch_size
-        twin.set_input_size((3 * rows, 4 * columns))
+        (height, width), (rows, columns) = twin.patch_embed.img_size, twin.patch_embed.grid_size
+        twin.set_input_size((3 * height // rows, 4 * width // columns))
     return twin
 
 
@@ -422,8 +435,3 @@ def _require_known(trunk: Any) -> None:
     rope = getattr(trunk, "rope", None)
     if rope is not None and name_of(rope).rpartition(".")[2] not in ROTARIES:
         raise BadInput(f"token merging cannot run {name}: it has {name_of(rope)}, unknown to percepta.")
-    if rope is not None and (getattr(rope, "aug_active", False) or getattr(trunk, "patch_drop", None) is not None):
-        raise BadInput(
-            f"token merging cannot run {name}: in training it moves or drops places at random, which merged tokens "
-            "would not follow; build it without these options."
-        )

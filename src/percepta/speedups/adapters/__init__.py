@@ -51,6 +51,10 @@ def adapter_for(model: nn.Module) -> Adapter:
         from percepta.speedups.adapters.timm import TimmAdapter
 
         return TimmAdapter(model)
+    if "transformers" in homes:
+        from percepta.speedups.adapters.transformers import TransformersAdapter
+
+        return TransformersAdapter(model)
     raise BadInput(
         "token merging knows vision models of percepta, timm and transformers; "
         f"got {type(model).__module__}.{type(model).__name__}."

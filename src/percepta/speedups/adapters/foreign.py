@@ -9,7 +9,7 @@ zero or tiny hides a difference; a library that changes under us is refused, not
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -48,28 +48,17 @@ class BlockKind(NamedTuple):
         attention: (block, x, rotation, bias a key) → (update, keys (B, heads, N, head_dim) before any rotation).
         mlp: (block, x) → update; None for a block that does all at once.
         cost: block → what it costs.
-        parts: names of the modules that are not called themselves while merging, only what they hold.
     """
 
     attention: Callable[[Any, Tensor, Rotation | None, Tensor | None], tuple[Tensor, Tensor]]
     mlp: Callable[[Any, Tensor], Tensor] | None
     cost: Callable[[Any], BlockCost]
-    parts: tuple[str, ...]
 
 
 def run_block(
     kind: BlockKind, block: nn.Module, tokens: Tokens, rotation: Rotation | None, shorten: Shorten | None
 ) -> Tokens:
-    """A block of another library, with the seam between its branches that `layers.Block` has.
-
-    Raises: BadInput for hooks on the block or its attention, which would be left out.
-    """
-    for module in (block, *(getattr(block, name) for name in kind.parts)):
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise BadInput(
-                f"{name_of(module)} has a forward hook, which would not run while tokens are merged; remove the hook, "
-                "or the merging."
-            )
+    """A block of another library, with the seam between its branches that `layers.Block` has."""
     update, keys = kind.attention(block, tokens.x, rotation, tokens.bias)
     tokens = tokens._replace(x=tokens.x + update)
     if shorten is not None:
@@ -151,18 +140,52 @@ def seeded_copy(module: Module) -> Module:
     drawn = torch.randn(PERIOD, generator=torch.Generator().manual_seed(0))
     for parameter in twin.parameters():
         values = drawn.repeat(parameter.numel() // PERIOD + 1)[: parameter.numel()].view(parameter.shape)
-        fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+        fan_in = max(1, parameter[:1].numel()) if parameter.ndim > 1 else 1
         parameter.copy_(values * fan_in**-0.5 if parameter.ndim > 1 else 0.5 + 0.2 * values)
     return twin
 
 
-def require_equal(name: str, own: Tensor, ours: Tensor) -> None:
-    """Raises BadInput where a model run as it is and run for merging, without merging anything, differ."""
-    worst = float((own - ours).abs().max() / own.abs().max()) if own.shape == ours.shape else float("inf")
-    if not worst <= TOLERANCE:  # nan as well
+def require_agreement(
+    name: str,
+    given: Callable[[], list[Tensor]],
+    install: Callable[[Sequence[Shorten | None]], None],
+    blocks: int,
+    protected: int,
+) -> None:
+    """Raises BadInput where a model run as it is and run for merging, without merging anything, differ, or where it
+    does not lose tokens once it is told to.
+
+    Args:
+        name: of the model.
+        given: all that a small copy of the model gives, for the same pictures every time.
+        install: tells the copy what each block does to its tokens.
+        blocks: how many blocks the copy has.
+        protected: its leading tokens that never merge.
+    """
+    counts = Counts(protected)
+    try:
+        own = given()
+        install([None] * blocks)
+        ours = given()
+        install([counts] * blocks)
+        given()
+    except (AttributeError, TypeError, RuntimeError) as error:
         raise BadInput(
-            f"token merging cannot run {name}: without merging its results differ by {worst:.1e} from the model's own, "
-            "so something in it is not what this version of percepta knows; it is left as it was."
+            f"token merging cannot run {name}, which is not built as percepta knows it ({error}); it is left as it was."
+        ) from error
+    for first, second in zip(own, ours, strict=True):
+        worst = float((first - second).abs().max() / first.abs().max()) if first.shape == second.shape else torch.inf
+        if not worst <= TOLERANCE:  # nan as well
+            raise BadInput(
+                f"token merging cannot run {name}: without merging its results differ by {worst:.1e} from the model's "
+                "own, so something in it is not what percepta knows; it is left as it was."
+            )
+    runs = len(counts.seen) // blocks
+    expected = [counts.seen[0] - block for block in range(blocks)] if runs else ["fewer"]
+    if counts.seen != expected * runs or not runs:
+        raise BadInput(
+            f"token merging cannot run {name}: its blocks should have seen {expected} tokens and saw {counts.seen}; it "
+            "is left as it was."
         )
 
 
@@ -175,12 +198,3 @@ class Counts:
     def __call__(self, tokens: Tokens, keys: Tensor) -> Tokens:
         self.seen.append(tokens.x.shape[1])
         return shortened(tokens, match_bipartite(keys.mean(dim=1), 1, self.protected))
-
-    def require(self, name: str, tokens: int, blocks: int) -> None:
-        """Raises BadInput where the blocks did not each see one token fewer than the one before."""
-        expected = [tokens - block for block in range(blocks)]
-        if self.seen != expected:
-            raise BadInput(
-                f"token merging cannot run {name}: its blocks should have seen {expected} tokens and saw {self.seen}; "
-                "it is left as it was."
-            )

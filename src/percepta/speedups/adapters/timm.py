@@ -23,13 +23,12 @@ from percepta.errors import BadInput
 from percepta.layers import Shorten, Tokens, restored
 from percepta.speedups.adapters.foreign import (
     BlockKind,
-    Counts,
     Rotation,
     distinct,
     mixed,
     name_of,
     placed,
-    require_equal,
+    require_agreement,
     rotated,
     rotation_at,
     run_block,
@@ -135,9 +134,9 @@ def _cost(block: Any) -> BlockCost:
     return BlockCost(weights(block.attn), weights(block.mlp), block.attn.proj.in_features)
 
 
-PRE_NORM = BlockKind(_vit_attention, _vit_mlp, _cost, ("attn",))
-PRE_NORM_GAMMA = BlockKind(_eva_attention, _eva_mlp, _cost, ("attn",))
-POST_NORM = BlockKind(_post_attention, _post_mlp, _cost, ("attn",))
+PRE_NORM = BlockKind(_vit_attention, _vit_mlp, _cost)
+PRE_NORM_GAMMA = BlockKind(_eva_attention, _eva_mlp, _cost)
+POST_NORM = BlockKind(_post_attention, _post_mlp, _cost)
 BLOCKS = {
     "timm.models.vision_transformer.Block": PRE_NORM,
     "timm.models.vision_transformer.ResPostBlock": POST_NORM,
@@ -270,6 +269,7 @@ class MergedTrunk:
             patches = coordinates(rope, self._grid(x), tokens.x.device)
             tokens = tokens._replace(position=placed(patches, prefix, len(x)))
         for index, (block, policy) in enumerate(zip(itertools.islice(trunk.blocks, stop), self.policies)):
+            _refuse_hooks(block, block.attn)
             if tokens.position is not None and (tokens.position is not seen or getattr(trunk, "rope_mixed", False)):
                 seen = tokens.position
                 places = seen[:1] if tokens.size is None else seen  # all pictures have the same grid until they merge
@@ -313,6 +313,15 @@ def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
         raise BadInput("token merging knows no attention masks and no causal order; call the model without them.")
 
 
+def _refuse_hooks(*modules: nn.Module) -> None:
+    for module in modules:
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise BadInput(
+                f"{name_of(module)} has a forward hook, which would not run while tokens are merged; remove the hook, "
+                "or the merging, or use forward_intermediates."
+            )
+
+
 TRUNKS = (
     "timm.models.vision_transformer.VisionTransformer",
     "timm.models.deit.VisionTransformerDistilled",
@@ -347,7 +356,7 @@ class TimmAdapter:
         trunk, patches = self.trunk, self.trunk.patch_embed.num_patches
         blocks = tuple(BLOCKS[name_of(block)].cost(block) for block in trunk.blocks)
         fixed = weights(*(part for name in ("head", "head_dist") if (part := getattr(trunk, name, None)) is not None))
-        pool = getattr(trunk, "attn_pool", None)
+        pool: Any = getattr(trunk, "attn_pool", None)
         if hasattr(pool, "kv"):  # keys and values of every place, one query
             tokens = patches + (self.protected if getattr(trunk, "pool_include_prefix", True) else 0)
             fixed += tokens * (weights(pool.kv) + 2 * pool.kv.in_features) + weights(pool) - weights(pool.kv)
@@ -378,14 +387,7 @@ class TimmAdapter:
             final, maps = twin.forward_intermediates(picture, norm=True)
             return [twin(picture), twin.forward_features(picture), final, *maps]
 
-        own, nothing = given(), [None] * len(twin.blocks)
-        _install(twin, nothing)
-        for first, second in zip(own, given(), strict=True):
-            require_equal(name, first, second)
-        counts = Counts(self.protected)
-        _install(twin, [counts] * len(nothing))
-        twin(picture)
-        counts.require(name, own[1].shape[1], len(nothing))
+        require_agreement(name, given, lambda policies: _install(twin, policies), len(twin.blocks), self.protected)
 
 
 def _install(trunk: Any, policies: Sequence[Shorten | None] | None) -> None:

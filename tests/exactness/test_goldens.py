@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.exactness import hydra, merge_picture, perception_encoder, token_merging
+from tests.exactness import hydra, merge_picture, perception_encoder, token_merging, token_merging_diffusion
 from tests.exactness.golden import Golden
 
 FOLDER = Path(os.environ.get("PERCEPTA_GOLDENS", Path(__file__).parents[3] / "shared" / "goldens"))
@@ -53,7 +53,6 @@ NOT_BUILT_YET = {
     "sam2/video",
     "schedules/wsds",
     "token-merging-diffusion/block",
-    "token-merging-diffusion/matching",
     "token-merging-diffusion/unet",
     "vitdet/backbone",
     "vitdet/cascade",
@@ -64,7 +63,13 @@ NOT_BUILT_YET = {
 }
 """Kinds of systems that are not built yet; the set shrinks with each of them."""
 
-HANDLERS = {**hydra.HANDLERS, **merge_picture.HANDLERS, **perception_encoder.HANDLERS, **token_merging.HANDLERS}
+HANDLERS = {
+    **hydra.HANDLERS,
+    **merge_picture.HANDLERS,
+    **perception_encoder.HANDLERS,
+    **token_merging.HANDLERS,
+    **token_merging_diffusion.HANDLERS,
+}
 """What runs a case, by its kind."""
 
 SLOW: set[str] = set()

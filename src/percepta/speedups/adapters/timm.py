@@ -8,6 +8,7 @@ there as often as it has inputs, which is the same as weighting by size.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -98,6 +99,11 @@ ATTENTIONS = {
 """What each class of attention does, by where the class lives."""
 
 
+def attentions(block: nn.Module) -> list[Any]:
+    """The attentions in a block."""
+    return [part for part in block.modules() if type(part).__name__.endswith(("Attention", "AttentionRope"))]
+
+
 def _attention(part: Any, x: Tensor, rotation: Rotation | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     return ATTENTIONS[name_of(part)](part, x, rotation, bias)
 
@@ -134,12 +140,50 @@ def _cost(block: Any) -> BlockCost:
     return BlockCost(weights(block.attn), weights(block.mlp), block.attn.proj.in_features)
 
 
+def _many_attention(block: Any, x: Tensor, rotation: Rotation | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Several attentions side by side (arXiv 2203.09795); the keys of all of them are compared."""
+    found = [_attention(branch.attn, branch.norm(x), rotation, bias) for branch in block.attns]
+    updates = [branch.drop_path(branch.ls(update)) for branch, (update, _) in zip(block.attns, found)]
+    return torch.stack(updates).sum(dim=0), torch.cat([keys for _, keys in found], dim=1)
+
+
+def _many_mlp(block: Any, x: Tensor) -> Tensor:
+    return torch.stack([branch(x) for branch in block.ffns]).sum(dim=0)
+
+
+def _many_cost(block: Any) -> BlockCost:
+    channels = sum(branch.attn.proj.in_features for branch in block.attns)
+    return BlockCost(weights(block.attns), weights(block.ffns), channels)
+
+
+def _joint_update(block: Any, x: Tensor, rotation: Rotation | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention and MLP of the same tokens at once (arXiv 2302.05442): there is no place between them to merge at."""
+    hidden, *parts = block.in_proj(block.in_norm(x)).split(block.in_split, dim=-1)
+    query, key, value = (part.unflatten(-1, (block.num_heads, -1)) for part in parts)
+    query, key, value = block.q_norm(query).transpose(1, 2), block.k_norm(key).transpose(1, 2), value.transpose(1, 2)
+    found = mixed(query, key, value, bias, block.attn_drop.p if block.training else 0.0)
+    hidden = block.mlp_drop(block.mlp_act(hidden if block.mlp_bias is None else hidden + block.mlp_bias))
+    if block.out_proj is None:
+        update = block.attn_out_proj(found) + block.mlp_out_proj(hidden)
+    else:
+        update = block.out_proj(torch.cat([found, hidden], dim=-1))
+    return block.drop_path(block.ls(update)), key
+
+
+def _joint_cost(block: Any) -> BlockCost:
+    return BlockCost(weights(block), 0, block.num_heads * block.head_dim)
+
+
 PRE_NORM = BlockKind(_vit_attention, _vit_mlp, _cost)
 PRE_NORM_GAMMA = BlockKind(_eva_attention, _eva_mlp, _cost)
+PARALLEL = BlockKind(_many_attention, _many_mlp, _many_cost)
+JOINT = BlockKind(_joint_update, None, _joint_cost)
 POST_NORM = BlockKind(_post_attention, _post_mlp, _cost)
 BLOCKS = {
     "timm.models.vision_transformer.Block": PRE_NORM,
     "timm.models.vision_transformer.ResPostBlock": POST_NORM,
+    "timm.models.vision_transformer.ParallelThingsBlock": PARALLEL,
+    "timm.models.vision_transformer.ParallelScalingBlock": JOINT,
     "timm.models.eva.EvaBlock": PRE_NORM_GAMMA,
     "timm.models.eva.EvaBlockPostNorm": POST_NORM,
     "timm.models.beit.Block": PRE_NORM_GAMMA,
@@ -269,7 +313,7 @@ class MergedTrunk:
             patches = coordinates(rope, self._grid(x), tokens.x.device)
             tokens = tokens._replace(position=placed(patches, prefix, len(x)))
         for index, (block, policy) in enumerate(zip(itertools.islice(trunk.blocks, stop), self.policies)):
-            _refuse_hooks(block, block.attn)
+            _refuse_hooks(block, *attentions(block))
             if tokens.position is not None and (tokens.position is not seen or getattr(trunk, "rope_mixed", False)):
                 seen = tokens.position
                 places = seen[:1] if tokens.size is None else seen  # all pictures have the same grid until they merge
@@ -360,9 +404,9 @@ class TimmAdapter:
         if hasattr(pool, "kv"):  # keys and values of every place, one query
             tokens = patches + (self.protected if getattr(trunk, "pool_include_prefix", True) else 0)
             fixed += tokens * (weights(pool.kv) + 2 * pool.kv.in_features) + weights(pool) - weights(pool.kv)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            like = next(trunk.parameters())
-            trunk.patch_embed(like.new_zeros(1, trunk.in_chans, *trunk.patch_embed.img_size))
+        with FlopCounterMode(display=False) as counter:  # a hybrid has a whole network in front
+            picture = torch.empty(1, trunk.in_chans, *trunk.patch_embed.img_size, device="meta")
+            copy.deepcopy(trunk.patch_embed).to("meta", torch.float32).eval()(picture)
         return Shape(blocks, patches + self.protected, self.protected, counter.get_total_flops() // 2, (0, fixed))
 
     def install(self, policies: Sequence[Shorten | None] | None) -> None:
@@ -427,12 +471,12 @@ def _require_known(trunk: Any) -> None:
     changed = [own for own in REPLACED if getattr(type(trunk), own) is not getattr(known, own) or own in vars(trunk)]
     if [own for own in changed if not isinstance(getattr(vars(trunk).get(own), "__self__", None), MergedTrunk)]:
         raise BadInput(f"token merging cannot run {name}: it has a {changed[0]} of its own, unknown to percepta.")
-    for part in [*blocks, *(block.attn for block in blocks if hasattr(block, "attn"))]:
+    parts = [part for block in blocks for part in attentions(block)]
+    for part in [*blocks, *parts]:
         if name_of(part) not in BLOCKS and name_of(part) not in ATTENTIONS:
             raise BadInput(f"token merging cannot run {name}: it is made of {name_of(part)}, unknown to percepta.")
-    if any(getattr(block.attn, "relative_position_bias_table", None) is not None for block in blocks) or (
-        getattr(trunk, "rel_pos_bias", None) is not None
-    ):
+    tables = [getattr(part, "relative_position_bias_table", None) for part in parts]
+    if any(table is not None for table in [*tables, getattr(trunk, "rel_pos_bias", None)]):
         raise BadInput(f"token merging cannot run {name}: {REASONS['vision_transformer_relpos']}.")
     rope = getattr(trunk, "rope", None)
     if rope is not None and name_of(rope).rpartition(".")[2] not in ROTARIES:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from percepta.errors import BadInput
+from percepta.errors import BadInput, wrong_shape
 from percepta.results.checking import Floats, float_array, plain
 
 
@@ -62,25 +63,33 @@ class FeatureMap:
         layer: 0-based index of the layer.
         values: (h, w, D) float32, rows from the top, columns from the left.
         model: name of the model that made it.
+        groups: (h, w) int64, which token each patch went into where tokens were merged: patches of one number share
+            their values; -1 for one that was dropped. None where nothing was to be merged.
     """
 
     source: str
     layer: int
     values: Floats
     model: str
+    groups: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         owner = f"FeatureMap of {self.source!r}"
         object.__setattr__(self, "values", float_array("values", self.values, (None, None, None), owner))
+        if self.groups is not None:
+            object.__setattr__(self, "groups", np.asarray(self.groups, np.int64))
+            if self.groups.shape != self.values.shape[:2]:
+                raise wrong_shape("groups", self.groups.shape, f"{self.values.shape[:2]} of the values", owner)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: source, model, layer, shape, values."""
+        """JSON-ready: source, model, layer, shape, values, and groups where tokens were merged."""
         return {
             "source": self.source,
             "model": self.model,
             "layer": int(self.layer),
             "shape": list(self.values.shape),
             "values": plain(self.values),
+            **({} if self.groups is None else {"groups": self.groups.tolist()}),
         }
 
     def __repr__(self) -> str:

@@ -1,8 +1,13 @@
-"""The patch features of any layers, for pictures of what a network sees."""
+"""The patch features of any layers, for pictures of what a network sees, and of which patches it could treat as one.
+
+Unusual: where tokens are to be merged, a second tower that shares all parts with the model's own is told so; a model
+in hand stays as it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from percepta.errors import BadInput, out_of_range
+from percepta.layers.token_merging import restored
 from percepta.media import Source
 from percepta.results import FeatureMap
 from percepta.running.feed import Stream
+from percepta.speedups import merge_tokens
 from percepta.tasks.encoder import NANO, Encoder
 
 
-def features(
+def features(  # noqa: PLR0913 (the front door)
     inputs: Any,
     layers: int | Sequence[int] = -1,
     model: str | nn.Module = NANO,
     size: int | None = None,
     norm: bool = False,
+    merge: int | float | str | None = None,
+    strategy: str = "bipartite",
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
@@ -32,24 +41,29 @@ def features(
 
     Args:
         inputs: a file, folder, glob, picture, array, "-" (names on standard input) or an iterable of these. Of a
-            video, the middle frame is taken.
+            video, the middle frame is taken; hand over `VideoReader(...).iterate()` for all of them.
         layers: 0-based, negative from the end.
         model: a name or a loaded encoder.
         size: side in pixels to which pictures are brought first; None is the model's own. Larger gives finer maps.
         norm: apply the model's final norm.
+        merge: merge tokens on the way (see `merge_tokens`), and say in `groups` which: 16 or "16" for so many in each
+            block, 0.5 or "50%" for that share of the multiply-adds at this size. None leaves the model as it is.
+        strategy: how they are chosen, a name of `percepta.speedups.STRATEGIES`.
         weights: a file or folder for the model's name.
         on_error: "collect" (see `failures` of the stream) or "raise" (BadMedia).
 
     Raises:
-        BadInput: a layer or size out of range, inputs that hold nothing. UnknownModel, MissingWeights,
+        BadInput: a layer, size or merge out of range, inputs that hold nothing. UnknownModel, MissingWeights,
         CheckpointMismatch.
     """
+    amount = None if merge is None else amount_of(merge)
     encoder = Encoder(model, device, dtype, weights)
     wanted, name = layers_of(encoder, layers), encoder.name
     patch = encoder.model.config.patch_size
     side = encoder.model.config.image_size if size is None else size
     if isinstance(side, bool) or not isinstance(side, int) or not patch <= side <= 4096:
         raise out_of_range("size", size, f"a whole number from {patch} to 4096", encoder.name)
+    tower = None if amount is None else _merging(encoder.model, amount, strategy, side // patch * patch)
 
     def prepare(source: Source) -> Tensor:
         if source.kind == "video":
@@ -58,18 +72,41 @@ def features(
         return tensor
 
     def compute(batch: Tensor, sources: list[Source]) -> list[list[FeatureMap]]:
+        pictures = batch.to(encoder.device, encoder.dtype)
         with encoder.evaluating():
-            pictures = batch.to(encoder.device, encoder.dtype)
-            maps = encoder.model.intermediates(pictures, wanted, layout="NHWC", norm=norm)
+            if tower is None:
+                maps = encoder.model.intermediates(pictures, wanted, layout="NHWC", norm=norm)
+                groups: list[Any] = [[None] * len(batch)] * len(wanted)
+            else:
+                maps, groups = _merged_maps(tower, pictures, wanted, norm)
         arrays = [values.float().cpu().numpy() for values in maps]
         return [
-            [FeatureMap(source.name, layer, array[row], name) for layer, array in zip(wanted, arrays, strict=True)]
+            [
+                FeatureMap(source.name, layer, array[row], name, group[row])
+                for layer, array, group in zip(wanted, arrays, groups, strict=True)
+            ]
             for row, source in enumerate(sources)
         ]
 
     nested = encoder.run(inputs, compute, batch_size, on_error, prepare)
     total = None if nested.total is None else nested.total * len(wanted)
     return Stream(total, (entry for maps in nested for entry in maps), nested.failures)
+
+
+def amount_of(merge: int | float | str) -> dict[str, Any]:
+    """{"r": 16} of 16 or "16", {"flops": 0.5} of 0.5 or "50%", as `merge_tokens` takes them. Raises BadInput."""
+    try:
+        number = float(merge.strip().removesuffix("%")) if isinstance(merge, str) else merge
+        if isinstance(merge, str) and merge.strip().endswith("%") and 0 < number <= 100:
+            return {"flops": number / 100}
+        if isinstance(merge, str | int) and not isinstance(merge, bool) and number >= 1 and number == int(number):
+            return {"r": int(number)}
+        if isinstance(merge, float) and 0 < number <= 1:
+            return {"flops": merge}
+    except (ValueError, OverflowError):
+        pass
+    allowed = 'tokens for each block, such as 16, or a share of the multiply-adds above 0, such as "50%"'
+    raise out_of_range("merge", merge, allowed)
 
 
 def layers_of(encoder: Encoder, layers: int | Sequence[int]) -> list[int]:
@@ -82,3 +119,28 @@ def layers_of(encoder: Encoder, layers: int | Sequence[int]) -> list[int]:
         if isinstance(layer, bool) or not isinstance(layer, int) or not -depth <= layer < depth:
             raise out_of_range("layer", layer, f"0 to {depth - 1} or -{depth} to -1", encoder.name)
     return [layer % depth for layer in given]
+
+
+def _merging(model: Any, amount: dict[str, Any], strategy: str, side: int) -> Any:
+    """A tower that shares all parts with the model's and merges tokens, of pictures of this side."""
+    tower = getattr(model, "vision", model)
+    sized = tower.truncated(-1)  # only asked for its schedule: other towers place patches by the size of their config
+    sized.config = replace(sized.config, image_size=side)
+    merging = tower.truncated(-1)
+    merge_tokens(merging, schedule=merge_tokens(sized, **amount, strategy=strategy).removed, strategy=strategy)
+    return merging
+
+
+def _merged_maps(tower: Any, pictures: Tensor, layers: Sequence[int], norm: bool) -> tuple[list[Tensor], list[Any]]:
+    """For each layer (B, h, w, D) features, every patch with those of its token, and (B, h, w) numbers of tokens."""
+    patch, prefix = tower.config.patch_size, tower.config.prefix
+    grid = (pictures.shape[-2] // patch, pictures.shape[-1] // patch)
+    maps, groups = [], []
+    for tokens in tower.tokens_after(pictures, layers):
+        values = restored(tower.norm_post(tokens.x) if norm else tokens.x, tokens.group)[:, prefix:]
+        group = tokens.group
+        if group is None:  # nothing was merged so far
+            group = torch.arange(values.shape[1] + prefix).expand(len(values), -1)
+        maps.append(values.unflatten(1, grid))
+        groups.append((group[:, prefix:] - prefix).clamp_min(-1).unflatten(1, grid).cpu().numpy())
+    return maps, groups

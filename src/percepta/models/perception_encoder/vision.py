@@ -90,6 +90,10 @@ class VisionTower(nn.Module):
         (tokens,), _ = self._run(x, [-1], change=change)
         return tokens
 
+    def tokens_after(self, x: Tensor, layers: Sequence[int]) -> list[Tokens]:
+        """As `last_tokens`, after any set of blocks, in the order wanted."""
+        return self._run(x, layers)[0]
+
     def read_out(self, tokens: Tokens, strip_class_token: bool = False) -> Tensor:
         """Tokens of one block to what `forward` returns: the final norm, pooling, projection."""
         normed = self._strip(tokens._replace(x=self.norm_post(tokens.x)), strip_class_token)

@@ -52,8 +52,6 @@ NOT_BUILT_YET = {
     "sam2/trunk",
     "sam2/video",
     "schedules/wsds",
-    "token-merging-diffusion/block",
-    "token-merging-diffusion/unet",
     "vitdet/backbone",
     "vitdet/cascade",
     "vitdet/heads",

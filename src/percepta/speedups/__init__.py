@@ -3,14 +3,17 @@
 from percepta.speedups.adapters import Adapter, adapter_for
 from percepta.speedups.calibration import calibrate_schedule
 from percepta.speedups.cost import BlockCost, Shape, schedule_for
+from percepta.speedups.diffusion import DIFFUSION_STRATEGIES, DiffusionMerging, merge_diffusion_tokens
 from percepta.speedups.hydra import HydraConversion, attribution, chosen_blocks, hydra_attention
 from percepta.speedups.merging import TokenMerging, merge_tokens
 from percepta.speedups.strategies import STRATEGIES, Merge, Moment, Strategy
 
 __all__ = [
+    "DIFFUSION_STRATEGIES",
     "STRATEGIES",
     "Adapter",
     "BlockCost",
+    "DiffusionMerging",
     "HydraConversion",
     "Merge",
     "Moment",
@@ -22,6 +25,7 @@ __all__ = [
     "calibrate_schedule",
     "chosen_blocks",
     "hydra_attention",
+    "merge_diffusion_tokens",
     "merge_tokens",
     "schedule_for",
 ]

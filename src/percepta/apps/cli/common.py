@@ -49,7 +49,10 @@ class Settings:
     batch_size: int | None = None
 
     def load(self, prepare: bool = True) -> Any:
-        """The model, made faster where it runs on the CPU. Raises UnknownModel, MissingWeights, CheckpointMismatch, BadInput."""
+        """The model, prepared where it runs on the CPU.
+
+        Raises: UnknownModel, MissingWeights, CheckpointMismatch, BadInput.
+        """
         from percepta.running.loading import load
 
         return load(self.model, self.weights, device=self.device, dtype=self.dtype, prepare=prepare)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -38,6 +38,14 @@ class Adapter(Protocol):
 
     def check(self) -> None:
         """Raises BadInput where the model's own forward and the adapter's differ without merging."""
+
+
+@runtime_checkable
+class FrameAdapter(Adapter, Protocol):
+    """An adapter of a model that encodes a video frame by frame and can let frames share tokens."""
+
+    def install_frames(self, policies: Sequence[Shorten | None], seams: tuple[int, ...]) -> None:
+        """Let each block do this to the tokens of a video; at the seams two sequences of it become one."""
 
 
 def adapter_for(model: nn.Module) -> Adapter:

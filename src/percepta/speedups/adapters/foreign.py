@@ -174,7 +174,8 @@ def require_agreement(
             f"token merging cannot run {name}, which is not built as percepta knows it ({error}); it is left as it was."
         ) from error
     for first, second in zip(own, ours, strict=True):
-        worst = float((first - second).abs().max() / first.abs().max()) if first.shape == second.shape else torch.inf
+        scale = max(float(first.abs().max()), torch.finfo(first.dtype).tiny)
+        worst = float((first - second).abs().max()) / scale if first.shape == second.shape else torch.inf
         if not worst <= TOLERANCE:  # nan as well
             raise BadInput(
                 f"token merging cannot run {name}: without merging its results differ by {worst:.1e} from the model's "

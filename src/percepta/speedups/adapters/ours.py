@@ -41,6 +41,11 @@ class TowerAdapter:
     def install(self, policies: Sequence[Shorten | None] | None) -> None:
         """The tower keeps the policies itself."""
         self.tower.shorten = None if policies is None else tuple(policies)
+        self.tower.shorten_frames, self.tower.seams = None, ()
+
+    def install_frames(self, policies: Sequence[Shorten | None], seams: tuple[int, ...]) -> None:
+        """The tower keeps them beside those of pictures."""
+        self.tower.shorten_frames, self.tower.seams = tuple(policies), seams
 
     def last_tokens(self, x: Tensor) -> Tokens:
         """Of the tower."""

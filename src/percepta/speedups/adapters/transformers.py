@@ -200,6 +200,8 @@ class MergedLayer:
             raise BadInput("token merging knows no attention masks; call the model without one.")
         if named.get("output_attentions", getattr(part.config, "output_attentions", False)):
             raise BadInput("token merging has no attention maps between all tokens; call without output_attentions.")
+        if not torch.compiler.is_compiling():
+            _refuse_hooks(part)
         tokens = hidden_states.tokens if isinstance(hidden_states, Carried) else Tokens(hidden_states)
         rotation = None
         if position_embeddings is not None:
@@ -215,6 +217,16 @@ class MergedLayer:
             return tokens, rotation_at(tokens.position, turns, self.prefix, half=True)
         places = placed(places_of(cosine, sine, turns), self.prefix, len(tokens.x))
         return tokens._replace(position=places), Rotation(cosine, sine, self.prefix, half=True)
+
+
+def _refuse_hooks(part: nn.Module) -> None:
+    """Raises BadInput for hooks on an attention that is not called, but for transformers' own recorder of maps."""
+    hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+    if any("output_capturing_hook" not in getattr(hook, "__qualname__", "") for hook in hooks):
+        raise BadInput(
+            f"{name_of(part)} has a forward hook, which would not run while tokens are merged; remove the hook, or the "
+            "merging."
+        )
 
 
 # The adapter

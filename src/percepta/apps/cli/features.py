@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,9 +33,21 @@ Examples:
   percepta features cat.jpg -o layers/
   percepta features photos/ -o layers/ --layers 0,11,-1 --size 448
   percepta features photos/ -o layers/ --report layers.html
+  percepta features cat.jpg clip.mp4 -o groups/ --merge 50%
   percepta features cat.jpg --json
 """
 SIDE = 384  # of the pictures written
+
+
+Folder = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")]
+Layers = Annotated[str, typer.Option("--layers", metavar="LIST", help="0-based, negative from the end.")]
+Side = Annotated[int | None, typer.Option("--size", metavar="PIXELS", help="Side fed to the model; larger is finer.")]
+Arrays = Annotated[bool, typer.Option("--arrays", help="Write the features too, one .npy a picture.")]
+Merge = Annotated[
+    str | None,
+    typer.Option("--merge", metavar="N|SHARE", help="Merge N tokens a block, or to 50% of the work; shows the groups."),
+]
+Strategy = Annotated[str, typer.Option("--strategy", metavar="NAME", help="How to choose what is merged.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,12 +57,12 @@ def register(app: typer.Typer) -> None:
 
 def features(  # noqa: PLR0913 (the options of a command)
     inputs: Inputs,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")] = None,
-    layers: Annotated[str, typer.Option("--layers", metavar="LIST", help="0-based, negative from the end.")] = "-1",
-    size: Annotated[
-        int | None, typer.Option("--size", metavar="PIXELS", help="Side fed to the model; larger is finer.")
-    ] = None,
-    arrays: Annotated[bool, typer.Option("--arrays", help="Write the features too, one .npy a picture.")] = False,
+    out: Folder = None,
+    layers: Layers = "-1",
+    size: Side = None,
+    arrays: Arrays = False,
+    merge: Merge = None,
+    strategy: Strategy = "bipartite",
     report: ReportFile = None,
     model: Model = common.NANO,
     weights: Weights = None,
@@ -63,43 +77,57 @@ def features(  # noqa: PLR0913 (the options of a command)
 ) -> None:
     """Show what any layer sees, as a picture.
 
-    Like patches have like colours (three principal components of the features)."""
+    Like patches have like colours (three principal components of the features). With --merge a second picture shows
+    which patches became one token, of a video frame by frame."""
     from percepta.tasks.encoder import Encoder
     from percepta.tasks.features import features as run
     from percepta.tasks.features import layers_of
 
     if out is None and report is None and not as_json:
         raise BadInput("features needs -o DIR for its pictures, --report FILE.html or --json.")
+    _check_outputs(out, report, overwrite, resume)
+    wanted = parse_layers(layers)
+    sources = common.gather(inputs, limit)
+    loaded = Settings(model, weights, device, dtype, batch_size).load()
+    numbers = layers_of(Encoder(loaded), wanted)
+    run = partial(run, model=loaded, size=size, merge=merge, strategy=strategy, batch_size=batch_size)
+    made_with = _made_with(loaded, size) + ("" if merge is None else f", merging {merge} by {strategy}")
+    writer = None if out is None else _Writer(out, numbers, arrays, made_with, merge is not None)
+    todo = sources if writer is None else writer.todo(sources, overwrite, resume)
+    if common.say_resumed(sources, todo, report is not None):
+        return
+    page = _page(report, loaded, numbers, inputs)
+    stream = run(todo, numbers)
+    places = common.by_name(todo)
+    for result in stream.watched(common.progress("features")):
+        _hand_on(result, places[result.source], writer, page, as_json)
+    if writer is not None:
+        failed = {failure.source for failure in stream.failures}
+        writer.write_videos([source for name, source in places.items() if name not in failed], run)
+        common.say(f"wrote {common.counted(writer.count, 'picture')} to {out}")
+    if page is not None and report is not None:
+        page.write(report, stream.failures)
+        common.say(f"wrote {report}")
+    common.finish(stream.failures)
+
+
+def _check_outputs(out: Path | None, report: Path | None, overwrite: bool, resume: bool) -> None:
     if out is not None:
         common.check_writable(out)
     common.check_ending(report, (".html", ".htm"))
     common.check_output(report, overwrite)
     if resume and out is None:
         raise BadInput("--resume needs -o DIR, the output to go on with.")
-    wanted = parse_layers(layers)
-    sources = common.gather(inputs, limit)
-    loaded = Settings(model, weights, device, dtype, batch_size).load()
-    numbers = layers_of(Encoder(loaded), wanted)
-    writer = None if out is None else _Writer(out, numbers, arrays, _made_with(loaded, size))
-    todo = sources if writer is None else writer.todo(sources, overwrite, resume)
-    if common.say_resumed(sources, todo, report is not None):
-        return
-    page = _page(report, loaded, numbers, inputs)
-    stream = run(todo, numbers, loaded, size, batch_size=batch_size)
-    places = common.by_name(todo)
-    for result in stream.watched(common.progress("features")):
-        if writer is not None:
-            writer.write(places[result.source], result)
-        if page is not None:
-            page.add(places[result.source], result)
-        if as_json:
-            print(json.dumps(result.to_dict()), flush=True)
+
+
+def _hand_on(result: Any, source: Any, writer: _Writer | None, page: Any, as_json: bool) -> None:
+    """One map to wherever it is wanted."""
     if writer is not None:
-        common.say(f"wrote {common.counted(writer.count, 'picture')} to {out}")
-    if page is not None and report is not None:
-        page.write(report, stream.failures)
-        common.say(f"wrote {report}")
-    common.finish(stream.failures)
+        writer.write(source, result)
+    if page is not None:
+        page.add(source, result)
+    if as_json:
+        print(json.dumps(result.to_dict()), flush=True)
 
 
 def parse_layers(text: str) -> list[int]:
@@ -113,8 +141,8 @@ def parse_layers(text: str) -> list[int]:
 class _Writer:
     """Layer pictures in a folder, named after their inputs; each says what it was made with, and is whole if there."""
 
-    def __init__(self, folder: Path, layers: list[int], arrays: bool, made_with: str) -> None:
-        self.folder, self.layers, self.arrays, self.made_with = folder, layers, arrays, made_with
+    def __init__(self, folder: Path, layers: list[int], arrays: bool, made_with: str, merged: bool) -> None:
+        self.folder, self.layers, self.arrays, self.made_with, self.merged = folder, layers, arrays, made_with, merged
         self.count = 0
         self._stems: dict[str, str] = {}
         self._taken: set[str] = set()
@@ -137,22 +165,56 @@ class _Writer:
         return left
 
     def write(self, source: Any, result: Any) -> None:
-        """Write the picture of one layer, and its features."""
-        import numpy as np
-        from PIL.PngImagePlugin import PngInfo
-
-        from percepta.apps.report.pictures import layer_picture
+        """Write the picture of one layer, that of its groups, and its features."""
+        from percepta.apps.report.pictures import layer_picture, merge_picture
 
         target = self._picture(source.name, result.layer)
-        partial = target.with_name(f".{target.name}.partial")
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.merged and source.kind == "picture":
+            self._save(merge_picture(result, source, SIDE), self._groups(source, result.layer))
+        if self.arrays:
+            _save_array(target.with_suffix(".npy"), result.values)
+            if result.groups is not None:
+                _save_array(target.with_suffix(".groups.npy"), result.groups)
+        self._save(layer_picture(result, source, SIDE), target)
+
+    def write_videos(self, sources: Sequence[Any], run: Callable[[Any, int], Any]) -> None:
+        """Write the groups of all frames of the videos among the sources, where tokens are merged."""
+        for source in sources:
+            for layer in self.layers if self.merged and source.kind == "video" else ():
+                self.write_video(source, layer, run)
+
+    def write_video(self, source: Any, layer: int, run: Callable[[Any, int], Any]) -> None:
+        """Write the groups of every frame of a video after one layer; a group keeps its colour."""
+        from percepta.apps.report.pictures import merge_picture
+        from percepta.media import Source, VideoReader, write_video
+        from percepta.media.groups import GroupColours
+
+        target, colours = self._groups(source, layer), GroupColours()
+        with VideoReader(source.thing) as reader:
+            pending: dict[str, Any] = {}
+
+            def frames() -> Iterator[Any]:
+                for number, frame in enumerate(reader.iterate()):
+                    name = f"frame {number}"
+                    pending[name] = frame
+                    yield Source(name, "picture", data=frame)
+
+            stream = run(frames(), layer)
+            stream.total = reader.frames
+            watched = stream.watched(common.progress(f"groups of {Path(source.name).name}"))
+            painted = (merge_picture(result, pending.pop(result.source), SIDE, colours) for result in watched)
+            write_video(target, painted, reader.rate)
+        self.count += 1
+
+    def _save(self, picture: Any, target: Path) -> None:
+        """A picture that says what it was made with, and is whole if it is there."""
+        from PIL.PngImagePlugin import PngInfo
+
+        partial = target.with_name(f".{target.name}.partial")
         notes = PngInfo()
         notes.add_text("made_with", self.made_with)
-        layer_picture(result, source, SIDE).save(partial, "PNG", pnginfo=notes)
-        if self.arrays:
-            with partial.with_suffix(".npy").open("wb") as file:
-                np.save(file, result.values)
-            partial.with_suffix(".npy").replace(target.with_suffix(".npy"))
+        picture.save(partial, "PNG", pnginfo=notes)
         partial.replace(target)
         self.count += 1
 
@@ -174,7 +236,16 @@ class _Writer:
 
     def _targets(self, source: Any) -> list[Path]:
         pictures = [self._picture(source.name, layer) for layer in self.layers]
-        return pictures + ([picture.with_suffix(".npy") for picture in pictures] if self.arrays else [])
+        arrays = [picture.with_suffix(".npy") for picture in pictures] if self.arrays else []
+        if not self.merged:
+            return pictures + arrays
+        if self.arrays:
+            arrays += [picture.with_suffix(".groups.npy") for picture in pictures]
+        return pictures + [self._groups(source, layer) for layer in self.layers] + arrays
+
+    def _groups(self, source: Any, layer: int) -> Path:
+        ending = ".mp4" if source.kind == "video" else ".png"
+        return self._picture(source.name, layer).with_suffix(f".merged{ending}")
 
     def _picture(self, name: str, layer: int) -> Path:
         return self.folder / f"{self._stem(name)}.layer{layer}.png"
@@ -191,6 +262,15 @@ class _Writer:
             self._taken.add(stem)
             self._stems[name] = stem
         return self._stems[name]
+
+
+def _save_array(target: Path, values: Any) -> None:
+    import numpy as np
+
+    partial = target.with_name(f".{target.name}.partial")
+    with partial.open("wb") as file:
+        np.save(file, values)
+    partial.replace(target)
 
 
 def _made_with(model: Any, size: int | None) -> str:

@@ -26,9 +26,10 @@ from percepta.apps.report.page import (
     slider,
     toy_notice,
 )
-from percepta.apps.report.pictures import layer_picture, moment_pictures, small
+from percepta.apps.report.pictures import layer_picture, merge_picture, moment_pictures, small
 from percepta.errors import BadInput, BadMedia
 from percepta.media import Source
+from percepta.media.groups import counted_groups
 from percepta.results import Failure, FeatureMap, Hit, Hits, Labels
 from percepta.results.hits import POSSIBLE, UNCALIBRATED
 
@@ -151,6 +152,9 @@ class LayerPage:
                 return
             self._figures[source.name] = [layer_figure(small(source)[0], "the picture")]
         self._figures[source.name].append(layer_figure(layer_picture(result, source), f"layer {result.layer}", True))
+        if result.groups is not None:
+            caption = f"{counted_groups(result.groups)} groups"
+            self._figures[source.name].append(layer_figure(merge_picture(result, source), caption, True))
 
     def write(self, path: Path, failures: list[Failure]) -> Path:
         """Write the page."""

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from percepta.media import Source, VideoReader, open_picture, pca_picture, thumbnail
+from percepta.media.drawing import to_rgb
+from percepta.media.groups import GroupColours, paint_groups
 from percepta.results import FeatureMap
 
 SIDE = 320
@@ -75,6 +77,27 @@ def layer_picture(result: FeatureMap, source: Source, side: int = SIDE) -> Image
     seen = _seen_size(source)
     scale = side / max(seen)
     return pca_picture(result, size=(max(1, round(seen[0] * scale)), max(1, round(seen[1] * scale))))
+
+
+def merge_picture(result: FeatureMap, thing: Any, side: int = SIDE, colours: GroupColours | None = None) -> Image.Image:
+    """The groups of a map in the shape of its input; hand over the same `colours` for the frames of a video.
+
+    Args:
+        thing: the input, or the frame: a Source, or whatever `open_picture` takes.
+
+    Raises: BadMedia.
+    """
+    if isinstance(thing, Source) and thing.kind == "video":
+        with VideoReader(thing.thing) as reader:
+            thing = reader.read([reader.frames // 2])[0]
+    picture = to_rgb(thing.thing if isinstance(thing, Source) else thing)
+    assert result.groups is not None, "asked of merged maps alone"
+    rows, columns = result.groups.shape
+    scale = side / max(picture.size)
+    size = (max(columns, round(picture.width * scale)), max(rows, round(picture.height * scale)))
+    pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+    given = (colours or GroupColours()).of(result.groups, result.values)
+    return Image.fromarray(paint_groups(pixels, result.groups, given, max(1, round(side / 384))))
 
 
 def _seen_size(source: Source) -> tuple[int, int]:

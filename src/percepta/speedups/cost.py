@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from percepta.errors import out_of_range
 from percepta.layers.token_merging import token_counts
@@ -35,6 +35,7 @@ class Shape:
         protected: leading tokens that never merge.
         start: multiply-adds before the first block.
         end: multiply-adds a token behind the last block, and those that do not depend on tokens.
+        seams: blocks at which two sequences of a video become one of the same length; costs are those of a frame.
     """
 
     blocks: tuple[BlockCost, ...]
@@ -42,19 +43,27 @@ class Shape:
     protected: int
     start: int = 0
     end: tuple[int, int] = (0, 0)
+    seams: tuple[int, ...] = ()
+
+    def counts(self, removed: Sequence[int]) -> list[int]:
+        """Tokens of a sequence behind each block when it removes so many; a seam removes what the seam brought."""
+        own = [0 if index in self.seams else number for index, number in enumerate(removed)]
+        return token_counts(self.tokens, own, self.protected)
 
     def layers(self, removed: Sequence[int]) -> list[int]:
         """Multiply-adds of each block when it removes so many tokens."""
-        counts = [self.tokens, *token_counts(self.tokens, removed, self.protected)]
-        return [
-            block.before * n + 2 * n * n * block.channels + block.after * m
-            for block, (n, m) in zip(self.blocks, itertools.pairwise(counts), strict=True)
-        ]
+        costs, frames = [], 1
+        for index, (n, m) in enumerate(itertools.pairwise([self.tokens, *self.counts(removed)])):
+            block = self.blocks[index]
+            before = (block.before * n + 2 * n * n * block.channels) // frames
+            frames *= 1 + (index in self.seams)
+            costs.append(before + block.after * m // frames)
+        return costs
 
     def total(self, removed: Sequence[int]) -> int:
         """Multiply-adds of the whole model for one picture."""
-        left = token_counts(self.tokens, removed, self.protected)[-1]
-        return self.start + sum(self.layers(removed)) + self.end[0] * left + self.end[1]
+        end = self.end[0] * self.counts(removed)[-1] + self.end[1]
+        return self.start + sum(self.layers(removed)) + end // 2 ** len(self.seams)
 
 
 def schedule_for(shape: Shape, flops: float, weights: Sequence[float] | None = None) -> list[int]:
@@ -75,7 +84,7 @@ def schedule_for(shape: Shape, flops: float, weights: Sequence[float] | None = N
         raise out_of_range("flops", flops, "above 0 and at most 1")
     shares = [1.0] * len(shape.blocks) if weights is None else [float(weight) for weight in weights]
     heaviest = max(shares)
-    full = shape.total([0] * len(shares))
+    full = replace(shape, seams=()).total([0] * len(shares))
 
     def spread(level: float) -> list[int]:
         """Rounded so that the running sum is right: what a block loses by rounding, a later one gets."""
@@ -94,5 +103,4 @@ def schedule_for(shape: Shape, flops: float, weights: Sequence[float] | None = N
         middle = (low + high) / 2
         low, high = (low, middle) if shape.total(spread(middle)) <= flops * full else (middle, high)
     found = spread(high)
-    counts = [shape.tokens, *token_counts(shape.tokens, found, shape.protected)]
-    return [before - after for before, after in itertools.pairwise(counts)]
+    return [before - after for before, after in itertools.pairwise([shape.tokens, *shape.counts(found)])]

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from percepta.errors import BadInput, one_of
-from percepta.layers import Tokens, removals, token_counts
-from percepta.speedups.adapters import Adapter, adapter_for
-from percepta.speedups.cost import Shape, schedule_for
+from percepta.errors import BadInput, one_of, out_of_range
+from percepta.layers import Tokens, removals
+from percepta.speedups.adapters import Adapter, FrameAdapter, adapter_for
+from percepta.speedups.cost import schedule_for
+from percepta.speedups.frames import MergeFrames
 from percepta.speedups.strategies import STRATEGIES, Merge, Moment, Strategy
 
 
@@ -32,17 +34,27 @@ class TokenMerging:
         flops: multiply-adds of the whole model over those without merging, 0..1.
         strategy: name of the strategy.
         proportional: whether attention counts merged tokens by their size.
+        seams: blocks at which two sequences of a video become one of the same length; costs are then those of a frame.
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter, removed: Sequence[int], strategy: str, proportional: bool):
-        shape: Shape = adapter.shape()
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        removed: Sequence[int],
+        strategy: str,
+        proportional: bool,
+        seams: tuple[int, ...] = (),
+    ) -> None:
+        plain = adapter.shape()
+        shape = replace(plain, seams=seams)
         self.model, self._adapter = model, adapter
-        self.strategy, self.proportional = strategy, proportional
-        self.tokens = token_counts(shape.tokens, removed, shape.protected)
+        self.strategy, self.proportional, self.seams = strategy, proportional, seams
+        self.tokens = shape.counts(removed)
         self.removed = [n - m for n, m in itertools.pairwise([shape.tokens, *self.tokens])]
         nothing = [0] * len(removed)
-        self.macs, self.plain_macs = shape.layers(removed), shape.layers(nothing)
-        self.flops = shape.total(removed) / shape.total(nothing)
+        self.macs, self.plain_macs = shape.layers(removed), plain.layers(nothing)
+        self.flops = shape.total(removed) / plain.total(nothing)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """The model, merging."""
@@ -69,7 +81,8 @@ class TokenMerging:
             for index, (count, macs, plain) in enumerate(zip(self.tokens, self.macs, self.plain_macs))
         ]
         head = f"{'block':>5} {'tokens':>7} {'million MACs':>12} {'of plain':>8}"
-        return "\n".join([head, *rows, f"whole model: {self.flops:.1%} of the multiply-adds ({self.strategy})"])
+        whole = "a frame of a video" if self.seams else "whole model"
+        return "\n".join([head, *rows, f"{whole}: {self.flops:.1%} of the multiply-adds ({self.strategy})"])
 
 
 def merge_tokens(
@@ -81,6 +94,7 @@ def merge_tokens(
     strategy: str | Strategy = "bipartite",
     proportional: bool | str = "auto",
     last_block: bool | str = "auto",
+    frames: int = 1,
 ) -> TokenMerging:
     """Let a vision transformer merge tokens from now on; `r=0` turns it off.
 
@@ -97,6 +111,8 @@ def merge_tokens(
         proportional: whether attention counts a merged token by its size; "auto" is yes but for models trained as
             masked autoencoders, which the paper found better without.
         last_block: whether the last block merges; "auto" leaves it out where it cannot change the output.
+        frames: how many consecutive frames of a video become one sequence (1, 2, 4, 8): tokens then merge over time,
+            too, in `encode_video` alone, and `flops` counts a frame of such a video. Needs a Perception Encoder.
 
     Returns: what was done, with tokens and multiply-adds a block; it undoes it as well.
 
@@ -104,7 +120,8 @@ def merge_tokens(
     """
     adapter = adapter_for(model)
     chosen, name = _strategy(strategy)
-    removed = _removed(adapter, r, schedule, flops)
+    seams = _seams(adapter, frames)
+    removed = _removed(adapter, r, schedule, flops, seams)
     if proportional not in (True, False, "auto"):
         raise one_of("proportional", proportional, (True, False, "auto"))
     if last_block not in (True, False, "auto"):
@@ -115,13 +132,27 @@ def merge_tokens(
     adapter.install(None)
     adapter.check()
     last = max(1, adapter.depth - 1)
-    policies = [
-        Merge(chosen, Moment(number, adapter.protected, index / last), weighted) if number else None
-        for index, number in enumerate(removed)
-    ]
+    moments = [Moment(number, adapter.protected, index / last) for index, number in enumerate(removed)]
+    policies = [Merge(chosen, moment, weighted) if moment.remove else None for moment in moments]
     if any(policies):
         adapter.install(policies)
-    return TokenMerging(model, adapter, removed, name, weighted)
+    if seams:
+        everything = replace(moments[0], remove=adapter.shape().tokens)
+        joins = {seam: MergeFrames(chosen, replace(everything, depth=seam / last), weighted) for seam in seams}
+        adapter.install_frames([joins.get(index, policy) for index, policy in enumerate(policies)], seams)
+    return TokenMerging(model, adapter, removed, name, weighted, seams)
+
+
+def _seams(adapter: Adapter, frames: int) -> tuple[int, ...]:
+    """Blocks at which two sequences of frames become one: the first block, then every other one."""
+    if frames == 1:
+        return ()
+    most = 2 ** ((adapter.depth + 1) // 2)
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames & (frames - 1) or not 1 <= frames <= most:
+        raise out_of_range("frames", frames, f"a power of two, 1 to {most}")
+    if not isinstance(adapter, FrameAdapter):
+        raise BadInput("frames of a video merge with each other in Perception Encoders of percepta alone.")
+    return tuple(range(0, 2 * (frames.bit_length() - 1), 2))
 
 
 def _strategy(strategy: str | Strategy) -> tuple[Strategy, str]:
@@ -132,12 +163,12 @@ def _strategy(strategy: str | Strategy) -> tuple[Strategy, str]:
     return STRATEGIES[strategy], strategy
 
 
-def _removed(adapter: Adapter, r: Any, schedule: Any, flops: float | None) -> list[int]:
+def _removed(adapter: Adapter, r: Any, schedule: Any, flops: float | None, seams: tuple[int, ...]) -> list[int]:
     given = [name for name, value in (("r", r), ("schedule", schedule), ("flops", flops)) if value is not None]
     if len(given) != 1:
         raise BadInput(f"merge_tokens takes exactly one of r, schedule and flops; got {' and '.join(given) or 'none'}.")
     if flops is not None:
-        shape = adapter.shape()
+        shape = replace(adapter.shape(), seams=seams)
         weights = [1.0] * adapter.depth
         if not adapter.last_block_matters and adapter.depth > 1:
             weights[-1] = 0.0

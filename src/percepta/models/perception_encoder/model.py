@@ -86,8 +86,11 @@ class PerceptionEncoder(nn.Module):
         """
         if x.ndim != 5 or not x.shape[1]:
             raise wrong_shape("videos", x.shape, "(B, T, 3, H, W) with T of at least 1")
-        frames = self.encode_image(x.flatten(0, 1), normalize)
-        return frames.unflatten(0, x.shape[:2]).mean(dim=1)
+        if not self.vision.seams:
+            frames = self.encode_image(x.flatten(0, 1), normalize)
+            return frames.unflatten(0, x.shape[:2]).mean(dim=1)
+        frames, counts = self.vision.frames(x)
+        return torch.einsum("bnd,n->bd", unit(frames) if normalize else frames, counts / counts.sum())
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
         """(B, n) token ids from `tokenize` → (B, output_dim)."""

@@ -62,6 +62,10 @@ class VisionTower(nn.Module):
             self.projection = normal(width, config.output_dim, std=width**-0.5)
         self.gradient_checkpointing = False
         self.shorten: tuple[Shorten | None, ...] | None = None  # what each block does to its tokens, if anything
+        self.shorten_frames: tuple[Shorten | None, ...] | None = (
+            None  # the same for frames of a video
+        )
+        self.seams: tuple[int, ...] = ()  # blocks where that makes one sequence of two
 
     def forward(self, x: Pictures, layer: int = -1, strip_class_token: bool = False) -> Any:
         """The official forward: norm, pooling and projection of the tokens after one block.
@@ -93,6 +97,21 @@ class VisionTower(nn.Module):
     def tokens_after(self, x: Tensor, layers: Sequence[int]) -> list[Tokens]:
         """As `last_tokens`, after any set of blocks, in the order wanted."""
         return self._run(x, layers)[0]
+
+    def frames(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, 3, H, W) → a row for every sequence, (B, n, ...), and how many frames it stands for, (n,).
+
+        At each seam two sequences become one; frames that are left over are encoded one by one.
+        """
+        together = 2 ** len(self.seams)
+        whole = x.shape[1] // together * together
+        rows = []
+        for part, policies in ((x[:, :whole], self.shorten_frames), (x[:, whole:], self.shorten)):
+            if part.shape[1]:
+                (tokens,), _ = self._run(part.flatten(0, 1), [-1], policies)
+                rows.append(self.read_out(tokens).unflatten(0, (len(x), -1)))
+        counts = [together] * (whole // together) + [1] * (x.shape[1] - whole)
+        return torch.cat(rows, dim=1), torch.tensor(counts, dtype=x.dtype, device=x.device)
 
     def read_out(self, tokens: Tokens, strip_class_token: bool = False) -> Tensor:
         """Tokens of one block to what `forward` returns: the final norm, pooling, projection."""
@@ -168,6 +187,8 @@ class VisionTower(nn.Module):
         for name, parameter in self.named_parameters(recurse=False):
             setattr(shorter, name, parameter)
         shorter.shorten = None if self.shorten is None else self.shorten[:depth]
+        shorter.shorten_frames = None if self.shorten_frames is None else self.shorten_frames[:depth]
+        shorter.seams = tuple(seam for seam in self.seams if seam < depth)
         return shorter.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -56,13 +56,12 @@ def classifier(golden: Golden) -> None:
 
     content, merging = golden.content, golden.content["merging"]
     assert merging["metric"] == "key_mean_over_heads"
-    state, seen = seeded_state(content["weights"]), 0
+    model, seen = build_vit(content["config"], seeded_state(content["weights"])), 0
+    assert count_parameters(model) == content["params"]
+    assert model.num_prefix_tokens == merging["protected_tokens"]
     for name, setting in content["settings"].items():
         requested = schedule(setting["schedule"])
         assert removals(content["config"]["depth"], requested) == setting["requested_per_block"]
-        model = build_vit(content["config"], state)
-        assert count_parameters(model) == content["params"]
-        assert model.num_prefix_tokens == merging["protected_tokens"]
         options = {"proportional": merging["proportional_attention"], "last_block": merging["merge_in_last_block"]}
         merged = merge_tokens(model, requested, **options)
         assert merged.removed == setting["removed_per_block"]
@@ -75,6 +74,7 @@ def classifier(golden: Golden) -> None:
                     results[image] = classified(model, merged, golden.inputs[image])
                 golden.check(call, results[image][call["call"]])
                 seen += 1
+        merged.remove()  # the next setting starts from the same model
     assert seen == len(content["calls"])
 
 

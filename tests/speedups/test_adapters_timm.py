@@ -6,6 +6,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from percepta.errors import BadInput
 from percepta.speedups.adapters import adapter_for
 from percepta.speedups.adapters.foreign import rotated, rotation_at
 from percepta.speedups.adapters.timm import coordinates, frequencies, rotates_halves
+from tests.parity.test_perception_encoder import peer_and_ours
 
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 5}
 ROPE: dict[str, Any] = dict(SMALL, use_rot_pos_emb=True, num_reg_tokens=2)
@@ -240,6 +242,20 @@ def test_costs_are_counted() -> None:
     assert adapter_for(pooled).shape().total([0] * 3) == counter.get_total_flops() // 2
 
 
+@torch.no_grad()
+def test_pe_merges_as_in_our_tower(tmp_path: Path) -> None:
+    """The same weights, two implementations of merging: of ours and around timm's."""
+    peer, ours = peer_and_ours(
+        "pe-core-t16-384", "vit_pe_core_tiny_patch16_384", tmp_path, depth=3, position_rule="timm"
+    )
+    x = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
+    first, second = (percepta.merge_tokens(model, r=6) for model in (peer, ours))
+    theirs, mine = first.trace(x), second.trace(x)
+    assert torch.equal(theirs.group, mine.group)
+    torch.testing.assert_close(theirs.x, mine.x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(peer(x), ours(x), rtol=1e-4, atol=1e-4)
+
+
 # Refusals
 
 
@@ -258,9 +274,10 @@ class Rewritten(vision_transformer.VisionTransformer):
         (relative, "each pair of places"),
         (lambda: beit.Beit(**SMALL, use_shared_rel_pos_bias=True), "each pair of places"),
         (lambda: vision_transformer_relpos.VisionTransformerRelPos(**SMALL), "each pair of places"),
-        (lambda: timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1)), "one sequence"),
+        (lambda: timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1)), "in windows"),
         (lambda: timm.create_model("samvit_base_patch16_224", depth=1), "windows"),
-        (lambda: timm.create_model("resnet18"), "one sequence"),
+        (lambda: timm.create_model("hiera_tiny_224"), "pooled on a grid"),
+        (lambda: timm.create_model("resnet18"), "none of timm's"),
         (lambda: vit(block_fn=vision_transformer.DiffParallelScalingBlock), "DiffParallelScalingBlock"),
         (lambda: Rewritten(**SMALL), "of its own"),
         (lambda: nn.Linear(2, 2), "vision models of percepta, timm and transformers"),
@@ -322,7 +339,7 @@ SIZES = "tiny|small|little|medium|base|betwixt|large|huge|giant|giantopt|giganti
 
 
 KNOWN_REASONS = (
-    "its tokens do not go as one sequence through plain transformer blocks.",
+    "it is none of timm's VisionTransformer, VisionTransformerDistilled, Eva and Beit.",
     "its attention adds a bias for each pair of places, and a merged token has many.",
     "its attention is in windows and adds a bias for each pair of places.",
     "its pictures come in mixed sizes, with masks.",

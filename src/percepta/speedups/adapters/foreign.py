@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from percepta.speedups.cost import BlockCost
 
 Module = TypeVar("Module", bound=nn.Module)
 TOLERANCE = 1e-4
+AGREED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Models that passed the check, as they were built then: a schedule that is searched for attaches many times."""
 PERIOD = 65537  # how many different values are drawn; a prime, so that no two rows of a matrix are the same
 
 

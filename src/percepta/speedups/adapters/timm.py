@@ -9,6 +9,7 @@ there as often as it has inputs, which is the same as weighting by size.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from percepta.errors import BadInput
 from percepta.layers import Shorten, Tokens, restored
 from percepta.speedups.adapters.foreign import (
+    AGREED,
     BlockKind,
     Rotation,
     distinct,
@@ -376,6 +378,8 @@ REPLACED = ("forward_features", "forward_intermediates")
 REASONS = {
     "vision_transformer_relpos": "its attention adds a bias for each pair of places, and a merged token has many",
     "vision_transformer_sam": "its attention is in windows and adds a bias for each pair of places",
+    "swin_transformer": "its attention is in windows and adds a bias for each pair of places",
+    "hiera": "its tokens are pooled on a grid, in windows",
     "naflexvit": "its pictures come in mixed sizes, with masks",
 }
 
@@ -421,7 +425,9 @@ class TimmAdapter:
     @torch.no_grad()
     def check(self) -> None:
         """A seeded copy with a block of each build and a small picture: everything it gives, by itself and by ours
-        without merging; then one token fewer after each block, which must be seen."""
+        without merging; then one token fewer after each block, which must be seen. Once a model."""
+        if AGREED.get(self.trunk) == repr(self.trunk):
+            return
         twin, name = _twin(self.trunk), name_of(self.trunk)
         generator = torch.Generator().manual_seed(0)
         size = (2, twin.in_chans, *twin.patch_embed.img_size)
@@ -431,7 +437,9 @@ class TimmAdapter:
             final, maps = twin.forward_intermediates(picture, norm=True)
             return [twin(picture), twin.forward_features(picture), final, *maps]
 
-        require_agreement(name, given, lambda policies: _install(twin, policies), len(twin.blocks), self.protected)
+        install = functools.partial(_install, twin)
+        require_agreement(name, given, install, len(twin.blocks), self.protected)
+        AGREED[self.trunk] = repr(self.trunk)
 
 
 def _install(trunk: Any, policies: Sequence[Shorten | None] | None) -> None:
@@ -466,7 +474,7 @@ def _require_known(trunk: Any) -> None:
     known = next((base for base in type(trunk).__mro__ if f"{base.__module__}.{base.__qualname__}" in TRUNKS), None)
     if known is None:
         module = type(trunk).__module__.rpartition(".")[2]
-        reason = REASONS.get(module, "its tokens do not go as one sequence through plain transformer blocks")
+        reason = REASONS.get(module, "it is none of timm's VisionTransformer, VisionTransformerDistilled, Eva and Beit")
         raise BadInput(f"token merging cannot run {name}: {reason}.")
     changed = [own for own in REPLACED if getattr(type(trunk), own) is not getattr(known, own) or own in vars(trunk)]
     if [own for own in changed if not isinstance(getattr(vars(trunk).get(own), "__self__", None), MergedTrunk)]:

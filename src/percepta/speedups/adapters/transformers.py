@@ -10,6 +10,7 @@ is the model's own, and pooling over places is pooling weighted by size.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from percepta.errors import BadInput
 from percepta.layers import Shorten, Tokens, restored
 from percepta.speedups.adapters.foreign import (
+    AGREED,
     BlockKind,
     Rotation,
     distinct,
@@ -270,7 +272,9 @@ class TransformersAdapter:
     @torch.no_grad()
     def check(self) -> None:
         """A seeded copy of the tower with a layer of each build and a small picture: everything it gives, by itself
-        and by ours without merging; then one token fewer after each layer, which must be seen."""
+        and by ours without merging; then one token fewer after each layer, which must be seen. Once a tower."""
+        if AGREED.get(self.tower) == repr(self.tower):
+            return
         twin, layers = self._twin()
         size = _small(self.config)
         picture = torch.randn(
@@ -282,13 +286,9 @@ class TransformersAdapter:
                 torch.manual_seed(0)  # masked autoencoders shuffle
                 return list(_tensors(_called(twin, picture, self.config, output_hidden_states=True)))
 
-        require_agreement(
-            name_of(self.tower),
-            given,
-            lambda policies: _install(layers, self.protected, policies),
-            len(layers),
-            self.protected,
-        )
+        install = functools.partial(_install, layers, self.protected)
+        require_agreement(name_of(self.tower), given, install, len(layers), self.protected)
+        AGREED[self.tower] = repr(self.tower)
 
     def last_tokens(self, x: Tensor) -> Tokens:
         """Of the tower as it is told now: it runs up to the last layer."""

@@ -30,17 +30,17 @@ from percepta.running import machine
 Model = TypeVar("Model", bound=nn.Module)
 PARTS = (PackedLinear, PackedMlp, PreparedAttention)
 FOREIGN_MLPS = {
-    "timm.layers.mlp.Mlp": ("fc1", "act", "fc2"),
-    "transformers.models.clip.modeling_clip.CLIPMLP": ("fc1", "activation_fn", "fc2"),
-    "transformers.models.siglip.modeling_siglip.SiglipMLP": ("fc1", "activation_fn", "fc2"),
-    "transformers.models.dinov2.modeling_dinov2.Dinov2MLP": ("fc1", "activation", "fc2"),
-    "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegistersMLP": (
-        "fc1",
-        "activation",
-        "fc2",
-    ),
+    "timm.layers.mlp.Mlp",
+    "transformers.models.clip.modeling_clip.CLIPMLP",
+    "transformers.models.dinov2.modeling_dinov2.Dinov2MLP",
+    "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegistersMLP",
+    "transformers.models.siglip.modeling_siglip.SiglipMLP",
+    "transformers.models.vit.modeling_vit.ViTMLP",
 }
-"""MLPs of other libraries that are linear, activation, linear, by class: the names of the three."""
+"""Classes of other libraries that are `fc1`, an activation, `fc2`; each one is tried before it is believed."""
+ACTIVATIONS = ("act", "activation_fn", "activation")
+"""What they call the activation."""
+TRANSFORMERS_GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh"}
 PRECISIONS = (torch.float32, torch.bfloat16)
 CHECK_ROWS = 5
 TOLERANCE = 1e-5
@@ -167,12 +167,11 @@ def _composed(part: nn.Module, choose: Choose) -> nn.Module | None:
     name = f"{type(part).__module__}.{type(part).__qualname__}"
     if name not in FOREIGN_MLPS:
         return None
-    first, middle, second = FOREIGN_MLPS[name]
-    activation = _activation(getattr(part, middle, None))
-    ends = (getattr(part, first, None), getattr(part, second, None))
-    if activation is None or not all(isinstance(end, PackedLinear) for end in ends):
+    ends = ("fc1", "fc2")
+    activation = _activation(next((part._modules[name] for name in ACTIVATIONS if name in part._modules), None))
+    if activation is None or not all(isinstance(part._modules.get(end), PackedLinear) for end in ends):
         return None
-    new = packed_mlp_of(part, choose, (first, second), activation)
+    new = packed_mlp_of(part, choose, ends, activation)
     return new if _agrees(new) else None
 
 
@@ -185,10 +184,9 @@ def _activation(module: nn.Module | None) -> tuple[str, str] | None:
     """What `layers.packed` calls an activation, or None for one that it cannot fuse."""
     if isinstance(module, nn.GELU):
         return "gelu", module.approximate
-    name = type(module).__name__
-    if name == "GELUActivation" and type(module).__module__ == "transformers.activations":
-        return "gelu", "none"
-    return None
+    variant = TRANSFORMERS_GELUS.get(type(module).__name__)
+    known = variant is not None and type(module).__module__ == "transformers.activations"
+    return ("gelu", str(variant)) if known else None
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from percepta.errors import BadInput, out_of_range
 from percepta.layers.attention import Attention
+from percepta.layers.chunked import PreparedAttention
 from percepta.layers.hydra import HydraAttention, check_names, hydra, hydra_contributions, size_of_bias
 
 PLACES = ("back", "front", "interleave")
@@ -261,7 +262,7 @@ def _converted(attention: Any, index: int, kernel: str, normalise: str) -> nn.Mo
     """The Hydra attention that shares the parameters of a softmax attention. Raises BadInput for another kind."""
     if isinstance(attention, HydraAttention | TimmHydraAttention):
         raise BadInput(f"block {index} has Hydra attention already; call remove() on the earlier conversion first.")
-    if type(attention) is Attention:
+    if type(attention) in (Attention, PreparedAttention):
         heads, width = attention.heads, attention.proj.in_features
         parts = attention.qkv, attention.proj
         made: nn.Module = HydraAttention(width, heads, attention.causal, kernel, normalise, True, *parts)

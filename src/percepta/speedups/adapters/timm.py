@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 from percepta.errors import BadInput
 from percepta.layers import Shorten, Tokens, restored
@@ -408,10 +407,7 @@ class TimmAdapter:
         if hasattr(pool, "kv"):  # keys and values of every place, one query
             tokens = patches + (self.protected if getattr(trunk, "pool_include_prefix", True) else 0)
             fixed += tokens * (weights(pool.kv) + 2 * pool.kv.in_features) + weights(pool) - weights(pool.kv)
-        with FlopCounterMode(display=False) as counter:  # a hybrid has a whole network in front
-            picture = torch.empty(1, trunk.in_chans, *trunk.patch_embed.img_size, device="meta")
-            copy.deepcopy(trunk.patch_embed).to("meta", torch.float32).eval()(picture)
-        return Shape(blocks, patches + self.protected, self.protected, counter.get_total_flops() // 2, (0, fixed))
+        return Shape(blocks, patches + self.protected, self.protected, _embedding_cost(trunk), (0, fixed))
 
     def install(self, policies: Sequence[Shorten | None] | None) -> None:
         """The trunk's two methods, as attributes of this very trunk; None takes them off."""
@@ -440,6 +436,19 @@ class TimmAdapter:
         install = functools.partial(_install, twin)
         require_agreement(name, given, install, len(twin.blocks), self.protected)
         AGREED[self.trunk] = repr(self.trunk)
+
+
+def _embedding_cost(trunk: Any) -> int:
+    """Multiply-adds in front of the blocks; a hybrid has a whole network there, which runs to be counted."""
+    embed = trunk.patch_embed
+    if name_of(embed) == "timm.layers.patch_embed.PatchEmbed":
+        return embed.proj.weight.numel() * embed.num_patches
+    from torch.utils.flop_counter import FlopCounterMode  # seconds to import
+
+    with FlopCounterMode(display=False) as counter:
+        picture = torch.empty(1, trunk.in_chans, *embed.img_size, device="meta")
+        copy.deepcopy(embed).to("meta", torch.float32).eval()(picture)
+    return counter.get_total_flops() // 2
 
 
 def _install(trunk: Any, policies: Sequence[Shorten | None] | None) -> None:

@@ -60,6 +60,13 @@ def test_the_fastest_way_that_is_right(clock: Clock) -> None:
     assert not found.refused
 
 
+def test_a_choice_in_words(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(machine.choice("linear", SHAPE)).startswith("packed (packed 2.00 times as fast, within ")
+    monkeypatch.setattr(machine, "missing", lambda dtype=FULL: "oneDNN is switched off")
+    assert str(machine.choice("precision", SHAPE, torch.bfloat16)) == "plain (not packed: oneDNN is switched off)"
+    assert str(machine.choice("linear", SHAPE, torch.float64)) == "plain"
+
+
 @pytest.mark.parametrize(("gain", "way"), [(0.5, "plain"), (1.02, "plain"), (1.05, "packed")])
 def test_plain_wins_unless_something_pays(clock: Clock, gain: float, way: str) -> None:
     clock.gain["packed"] = gain

@@ -25,7 +25,7 @@ def test_it_names_versions_devices_weights_the_index_and_extras(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     found = doctor()
     assert [*dict.fromkeys(finding.topic for finding in found)] == [
-        "version", "device", "weights", "index", "extra", "network"
+        "version", "device", "speed", "weights", "index", "extra", "network"
     ]  # fmt: skip
     named = by_subject()
     assert named["torch"].found.startswith(torch.__version__.split("+")[0])

@@ -62,6 +62,12 @@ class Choice:
     change: dict[str, float]
     refused: dict[str, str]
 
+    def __str__(self) -> str:
+        others = [name for name in self.gain if name in self.change]
+        words = [f"{name} {self.gain[name]:.2f} times as fast, within {self.change[name]:.0e}" for name in others]
+        words += [f"not {name}: {reason}" for name, reason in self.refused.items()]
+        return f"{self.way} ({'; '.join(words)})" if words else self.way
+
 
 def choose(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> str:
     """The fastest way on this machine; measured at the first use of a class of shapes. Safe between threads.

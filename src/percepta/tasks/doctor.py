@@ -26,13 +26,22 @@ PURPOSES = {
     "diffusion": "faster diffusion models",
 }
 FOR_DEVELOPERS = ("test", "docs")
+SPEED = {
+    "linear, 256 rows": ("linear", (256, 768, 2304), "float32"),
+    "linear, 8 rows": ("linear", (8, 768, 2304), "float32"),
+    "MLP, 256 rows": ("mlp", (256, 768, 3072, 768), "float32"),
+    "attention, 256 tokens": ("attention", (1, 12, 256, 64), "float32"),
+    "attention, 1024 tokens": ("attention", (1, 12, 1024, 64), "float32"),
+    "bfloat16, 256 rows": ("precision", (256, 768, 768), "bfloat16"),
+}
+"""Parts of a ViT-B whose fastest way on this machine is told: as `running.machine.choice` takes them."""
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[.*?\])?\s*(?:>=\s*([\d.]+))?[^;]*(?:;.*extra\s*==\s*['\"](\w+)['\"])?")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor: a topic ("version", "device", "weights", "index", "extra", "network"), a subject, whether
-    all is well, what was found, and what to do where it is not."""
+    """One line of the doctor: a topic ("version", "device", "speed", "weights", "index", "extra", "network"), a
+    subject, whether all is well, what was found, and what to do where it is not."""
 
     topic: str
     subject: str
@@ -47,7 +56,7 @@ class Finding:
 
 def doctor() -> list[Finding]:
     """Versions, devices, weights, the index and extras of this installation; nothing is fetched, no model is loaded."""
-    return [*_versions(), *_devices(), *_weights(), *_index(), *_extras(), _network()]
+    return [*_versions(), *_devices(), *_speed(), *_weights(), *_index(), *_extras(), _network()]
 
 
 def requirements() -> dict[str, list[tuple[str, str]]]:
@@ -119,6 +128,19 @@ def _devices() -> Iterator[Finding]:
         yield Finding("device", "cuda", True, f"none found (torch is {built})")
     if torch.backends.mps.is_available():
         yield Finding("device", "mps", True, "Apple GPU")
+
+
+def _speed() -> Iterator[Finding]:
+    """Which way of computing is taken on this machine, by kind of part; measured where that was not done before."""
+    try:
+        import torch
+
+        from percepta.running import machine
+    except (ImportError, OSError):  # told already
+        return
+    yield Finding("speed", "processor", True, machine.processor())
+    for subject, (kind, shape, precision) in SPEED.items():
+        yield Finding("speed", subject, True, str(machine.choice(kind, shape, getattr(torch, precision))))
 
 
 def _weights() -> Iterator[Finding]:

@@ -20,7 +20,8 @@ def made_with(model: nn.Module) -> dict[str, str]:
 
 @torch.no_grad()
 def weights_hash(model: nn.Module) -> str:
-    """12 hex digits of the name, the shape and up to 4,096 evenly spread values of every tensor of a model.
+    """12 hex digits of the name, the shape and up to 4,096 evenly spread values of every tensor of a model, and of what
+    a saved setting changes of its results.
 
     Any training changes nearly all values, so this tells fine-tunes apart and takes no longer for a large model. Values
     are rounded to bfloat16, so that one model has one hash in whatever type it is loaded.
@@ -31,4 +32,6 @@ def weights_hash(model: nn.Module) -> str:
         values = flat[:: max(1, len(flat) // SAMPLES)].cpu()
         rounded = values.to(torch.bfloat16).float() if values.is_floating_point() else values.double()
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + rounded.numpy().tobytes())
+    if (setting := getattr(model, "setting", None)) is not None:
+        digest.update(setting.changes.encode())
     return digest.hexdigest()[:12]

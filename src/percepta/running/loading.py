@@ -20,6 +20,7 @@ from percepta import catalog, checkpoints
 from percepta.errors import BadInput, UnknownModel, nearest, one_of
 from percepta.media import Preprocess
 from percepta.running import preparing
+from percepta.running import settings as saved
 from percepta.running.hub import fetch
 
 FAMILIES = {"perception_encoder": "percepta.models.perception_encoder"}
@@ -38,7 +39,8 @@ def load(
     """A model with its weights, in evaluation mode, float32 on the CPU unless told otherwise.
 
     Args:
-        name: a name of `list_models()`, an official name, or a file or folder that `save` wrote.
+        name: a name of `list_models()`, also of a setting that `speedup` saved (which then says what is prepared and
+            merged), an official name, or a file or folder that `save` wrote.
         weights: a file or folder in any layout that the family knows; by default the packaged file, or the hub's,
             fetched on first use.
         device, dtype: where and how precise, such as "cuda" and "bfloat16".
@@ -51,6 +53,8 @@ def load(
     """
     place, precision = as_device(device), as_dtype(dtype) or torch.float32
     model = open_model(name, weights, **overrides)
+    if model.setting is not None:
+        return saved.apply(model.to(device=place, dtype=precision), model.setting)
     if prepare and place.type == "cpu" and precision in preparing.PRECISIONS:
         return preparing.prepare(model.to(torch.float32), precision)
     return model.to(device=place, dtype=precision)
@@ -69,6 +73,7 @@ def open_model(name: str | Path, weights: str | Path | None = None, **overrides:
         model = _construct(family, _configure(family, settings, overrides), "meta")
     fill(model, weights)
     _finish(model, name, card.preprocess if card else {})
+    model.setting = saved.setting_of(card.setting["setting"], name) if card is not None and card.setting else None
     return model.eval()
 
 

@@ -145,6 +145,8 @@ class Encoder:
         prepare: Callable[[Source], Tensor] | None = None,
     ) -> Stream[Any]:
         """`compute` over all inputs, in order."""
+        if batch_size is None and (setting := getattr(self.model, "setting", None)) is not None:
+            batch_size = setting.batch_size
         size = DEFAULT_BATCH.get(self.device.type, 8) if batch_size is None else batch_size
         return run_over(sources_of(inputs), prepare or self.prepare, compute, size, on_error=on_error)
 

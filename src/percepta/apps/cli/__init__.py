@@ -27,6 +27,7 @@ from percepta.apps.cli import (
     index,
     models,
     search,
+    speedup,
     train,
 )
 from percepta.apps.cli.common import say
@@ -53,7 +54,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _verb in (models, classify, embed, features, index, search, duplicates, train, evaluate, export, demo):
+for _verb in (models, classify, embed, features, index, search, duplicates, speedup, train, evaluate, export, demo):
     _verb.register(app)
 
 

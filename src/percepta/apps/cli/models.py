@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from percepta.apps.cli.common import Debug, Json
+from percepta.apps.cli.common import Debug, Json, say
 from percepta.errors import BadInput
 
 MODELS_EXAMPLES = """\b
@@ -45,7 +45,12 @@ def models(
     names = catalog.list_models(pattern)
     if not names:
         raise BadInput(f"no model fits {pattern!r}; see: percepta models")
-    cards = [catalog.describe(name) for name in names]
+    cards = []
+    for name in names:
+        try:
+            cards.append(catalog.describe(name))
+        except BadInput as error:  # a saved setting whose file is damaged does not hide the others
+            say(str(error))
     if as_json:
         for card in cards:
             print(json.dumps(card.to_dict()))

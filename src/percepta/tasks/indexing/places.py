@@ -9,11 +9,11 @@ from __future__ import annotations
 import glob
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from percepta.catalog import user_folder
 from percepta.errors import BadInput
 from percepta.media import Source
 from percepta.media.sniffing import name_of
@@ -46,11 +46,7 @@ def names_nothing(text: str) -> bool:
 
 def account_place() -> Path:
     """The index of the account, which several folders share."""
-    if sys.platform == "win32":
-        home = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    else:
-        home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(home).expanduser() / "percepta" / "pictures.index"
+    return user_folder() / "pictures.index"
 
 
 def common_root(inputs: Any, sources: Iterable[Source | Failure] = ()) -> Path:

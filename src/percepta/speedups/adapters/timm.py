@@ -164,7 +164,7 @@ def _joint_update(block: Any, x: Tensor, rotation: Rotation | None, bias: Tensor
     query, key, value = block.q_norm(query).transpose(1, 2), block.k_norm(key).transpose(1, 2), value.transpose(1, 2)
     found = mixed(query, key, value, bias, block.attn_drop.p if block.training else 0.0)
     hidden = block.mlp_drop(block.mlp_act(hidden if block.mlp_bias is None else hidden + block.mlp_bias))
-    if block.out_proj is None:
+    if getattr(block, "attn_out_proj", None) is not None:
         update = block.attn_out_proj(found) + block.mlp_out_proj(hidden)
     else:
         update = block.out_proj(torch.cat([found, hidden], dim=-1))
@@ -390,7 +390,7 @@ class TimmAdapter:
     """
 
     def __init__(self, model: Any) -> None:
-        self.trunk = trunk = model.model if name_of(model).startswith("timm.models._features.") else model
+        self.trunk = trunk = model.model if name_of(model).endswith(".FeatureGetterNet") else model
         _require_known(trunk)
         self.depth = len(trunk.blocks)
         self.protected = int(trunk.num_prefix_tokens)
@@ -424,18 +424,22 @@ class TimmAdapter:
         without merging; then one token fewer after each block, which must be seen. Once a model."""
         if AGREED.get(self.trunk) == repr(self.trunk):
             return
-        twin, name = _twin(self.trunk), name_of(self.trunk)
-        generator = torch.Generator().manual_seed(0)
-        size = (2, twin.in_chans, *twin.patch_embed.img_size)
-        picture = torch.randn(size, generator=generator)
+        twin, size = _twin(self.trunk)
+        picture = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
 
         def given() -> list[Tensor]:
             final, maps = twin.forward_intermediates(picture, norm=True)
             return [twin(picture), twin.forward_features(picture), final, *maps]
 
         install = functools.partial(_install, twin)
-        require_agreement(name, given, install, len(twin.blocks), self.protected)
+        require_agreement(name_of(self.trunk), given, install, len(twin.blocks), self.protected)
         AGREED[self.trunk] = repr(self.trunk)
+
+
+def _picture_size(embed: Any) -> tuple[int, int, int]:
+    """Channels, height and width of what an embedding was built for."""
+    first = next(part for part in embed.modules() if isinstance(part, nn.Conv2d))
+    return first.in_channels, *embed.img_size
 
 
 def _embedding_cost(trunk: Any) -> int:
@@ -446,7 +450,7 @@ def _embedding_cost(trunk: Any) -> int:
     from torch.utils.flop_counter import FlopCounterMode  # seconds to import
 
     with FlopCounterMode(display=False) as counter:
-        picture = torch.empty(1, trunk.in_chans, *embed.img_size, device="meta")
+        picture = torch.empty(1, *_picture_size(embed), device="meta")
         copy.deepcopy(embed).to("meta", torch.float32).eval()(picture)
     return counter.get_total_flops() // 2
 
@@ -461,8 +465,8 @@ def _install(trunk: Any, policies: Sequence[Shorten | None] | None) -> None:
             setattr(trunk, name, getattr(merged, name))
 
 
-def _twin(trunk: Any) -> Any:
-    """A seeded copy with few blocks, for pictures of 3 x 4 patches where the trunk can be told so."""
+def _twin(trunk: Any) -> tuple[Any, tuple[int, int, int]]:
+    """A seeded copy with few blocks, and the size of the pictures it takes: 3 x 4 patches where it can be told so."""
     blocks = trunk.blocks
     few = distinct(blocks)
     few = few if len(few) > 1 else [blocks[0], *blocks[1:][-1:]]
@@ -471,10 +475,15 @@ def _twin(trunk: Any) -> Any:
         twin = seeded_copy(trunk)
     finally:
         trunk._modules["blocks"] = blocks
-    if hasattr(twin.patch_embed, "set_input_size"):
-        (height, width), (rows, columns) = twin.patch_embed.img_size, twin.patch_embed.grid_size
-        twin.set_input_size((3 * height // rows, 4 * width // columns))
-    return twin
+    channels, height, width = _picture_size(twin.patch_embed)
+    rows, columns = twin.patch_embed.grid_size
+    small = 3 * height // rows, 4 * width // columns
+    if getattr(twin, "dynamic_img_size", False):
+        return twin, (channels, *small)
+    if hasattr(twin, "set_input_size") and hasattr(twin.patch_embed, "set_input_size"):
+        twin.set_input_size(small)
+        return twin, (channels, *small)
+    return twin, (channels, height, width)
 
 
 def _require_known(trunk: Any) -> None:

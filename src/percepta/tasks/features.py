@@ -96,14 +96,15 @@ def features(  # noqa: PLR0913 (the front door)
 def amount_of(merge: int | float | str) -> dict[str, Any]:
     """{"r": 16} of 16 or "16", {"flops": 0.5} of 0.5 or "50%", as `merge_tokens` takes them. Raises BadInput."""
     try:
-        number = float(merge.strip().removesuffix("%")) if isinstance(merge, str) else merge
-        if isinstance(merge, str) and merge.strip().endswith("%") and 0 < number <= 100:
-            return {"flops": number / 100}
-        if isinstance(merge, str | int) and not isinstance(merge, bool) and number >= 1 and number == int(number):
-            return {"r": int(number)}
-        if isinstance(merge, float) and 0 < number <= 1:
+        if isinstance(merge, str) and merge.strip().endswith("%"):
+            merge = float(merge.strip().removesuffix("%")) / 100
+        elif isinstance(merge, str):
+            merge = int(merge)
+        if isinstance(merge, float) and 0 < merge <= 1:
             return {"flops": merge}
-    except (ValueError, OverflowError):
+        if isinstance(merge, int) and not isinstance(merge, bool) and merge >= 1:
+            return {"r": merge}
+    except ValueError:
         pass
     allowed = 'tokens for each block, such as 16, or a share of the multiply-adds above 0, such as "50%"'
     raise out_of_range("merge", merge, allowed)

@@ -147,9 +147,9 @@ def speedup(  # noqa: PLR0913 (the front door)
     measure: str | None = None,
     limit: int = LIMIT,
     strategies: Sequence[str] | None = None,
-    budgets: Sequence[float] = BUDGETS,
-    batch_sizes: Sequence[int] = BATCHES,
-    compile: bool = True,
+    budgets: Sequence[float] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    compile: bool | None = None,
     templates: str | Sequence[str] | None = None,
     device: str | torch.device | None = None,
     weights: str | Path | None = None,
@@ -168,9 +168,10 @@ def speedup(  # noqa: PLR0913 (the front door)
         measure: "accuracy", "cosine" or "neighbours", instead of what `labels` lead to.
         limit: at most so many pictures, evenly spread.
         strategies: names of `STRATEGIES`; all by default.
-        budgets: shares of the multiply-adds to merge down to, tried from mild to strong.
-        batch_sizes: tried on the best settings, beside the usual 8 (32 on a GPU).
-        compile: try torch's compiler where one works.
+        budgets: shares of the multiply-adds to merge down to, tried from mild to strong; `BUDGETS` by default.
+        batch_sizes: tried on the best settings, beside the usual 8 (32 on a GPU); `BATCHES` by default.
+        compile: try torch's compiler, where one works; None does so on a GPU alone, since on a CPU it takes about as
+            long as all the rest.
         templates: for the class names, as of `classify`.
         weights: a file or folder for the model's name.
         progress: makes the Progress of a piece of work from its name; None keeps silent.
@@ -180,6 +181,8 @@ def speedup(  # noqa: PLR0913 (the front door)
     Raises: BadInput for a number out of range, no picture, labels that do not match, a model without one vector a
         picture. BadMedia, UnknownModel, MissingWeights, CheckpointMismatch.
     """
+    budgets = BUDGETS if budgets is None else budgets
+    batch_sizes = BATCHES if batch_sizes is None else batch_sizes
     _check(loss_at_most, limit, measure, strategies, budgets, batch_sizes)
     encoder = _plain_encoder(model, device, weights)
     sample = sample_of(on, labels, limit, None if progress is None else progress("reading"), encoder)
@@ -214,7 +217,7 @@ def speedup(  # noqa: PLR0913 (the front door)
         bench.accuracy,
         tuple(search.trials),
         search.best(),
-        f"{device_name}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        f"{device_name}, {torch.get_num_threads()} of torch's threads, torch {torch.__version__}",
         tuple(notes + search.notes),
         sample.failures,
     )
@@ -238,7 +241,7 @@ class _Search:
         self.planned = 0
 
     def run(
-        self, strategies: Sequence[str], budgets: Sequence[float], batches: Sequence[int], compile: bool
+        self, strategies: Sequence[str], budgets: Sequence[float], batches: Sequence[int], compile: bool | None
     ) -> Iterator[None]:
         """Makes the trials, and yields after each."""
         self.planned = 4 + len(strategies) * len(budgets) + 2 + len(batches)
@@ -258,16 +261,18 @@ class _Search:
         return trial.loss(self.measure, self.bench.accuracy)
 
     def _steps(
-        self, strategies: Sequence[str], budgets: Sequence[float], batches: Sequence[int], compile: bool
+        self, strategies: Sequence[str], budgets: Sequence[float], batches: Sequence[int], compile: bool | None
     ) -> Iterator[None]:
         plain = Setting(batch_size=self.bench.batch)
         on_cpu = self.bench.encoder.device.type == "cpu"
         self._try(plain)
         yield
         exact = [replace(plain, prepared=True)] if on_cpu else []
-        if compile and compiler_works():
+        if compile is None and on_cpu:
+            self.notes.append("the compiler was not tried; on a CPU it is only when asked for (compile).")
+        elif compile is not False and compiler_works():
             exact.append(replace(plain, compiled=True))
-        elif compile:
+        elif compile is not False:
             self.notes.append("torch finds no compiler that works here, so nothing was compiled.")
         for setting in exact:
             self._try(setting)

@@ -128,15 +128,6 @@ class Bench:
             seconds.append(mine)
             ratios.append((len(own) / mine) / (len(usual) / plain))
         cosines = (vectors * self.vectors).sum(dim=1).clamp(-1, 1)
-        answers = self._answered(vectors)
-        found: dict[str, Any] = {}
-        if answers is not None and self.labels is not None and self.answers is not None:
-            right, before = (answers == self.labels).astype(float), (self.answers == self.labels).astype(float)
-            found = {
-                "accuracy": float(right.mean()),
-                "error": float((right - before).std() / max(1, len(right) - 1) ** 0.5),
-                "answers": float((answers != self.answers).mean()),
-            }
         return Trial(
             setting,
             round(flops, 4),
@@ -148,8 +139,19 @@ class Bench:
             round(max(0.0, float(1 - cosines.double().mean())), 6),
             round(float(cosines.min()), 6),
             float((neighbours(vectors) == neighbours(self.vectors)).float().mean()),
-            **found,
+            **self.scores(self._answered(vectors)),
         )
+
+    def scores(self, answers: NDArray[np.int64] | None) -> dict[str, float]:
+        """Accuracy, its paired standard error and the share of other answers; nothing where no class is known."""
+        if answers is None or self.labels is None or self.answers is None:
+            return {}
+        gained = (answers == self.labels).astype(float) - (self.answers == self.labels)
+        return {
+            "accuracy": float((answers == self.labels).mean()),
+            "error": float(gained.std() / max(1, len(gained) - 1) ** 0.5),
+            "answers": float((answers != self.answers).mean()),
+        }
 
     def _changed(self, setting: Setting) -> Any:
         """A copy of the tower that runs so; parameters are shared unless their type changes."""

@@ -17,7 +17,7 @@ Examples:
   percepta speedup pe-core-b16-224 --on photos/ --loss-at-most 1% --save fast
   percepta classify photos/ --labels "a cat,a dog" --model fast
   percepta speedup pe-core-nano --on by-class/ --loss-at-most 2% -o report/     # one sub-folder a class
-  percepta speedup pe-core-nano --on photos/ --labels none --no-compile --json
+  percepta speedup pe-core-nano --on photos/ --labels none --compile --json
 """
 TRIALS, REPORT, PICTURE = "trials.jsonl", "report.json", "trade-off.png"
 
@@ -40,7 +40,9 @@ Save = Annotated[str | None, typer.Option("--save", metavar="NAME", help="Keep w
 Most = Annotated[int, typer.Option("--limit", metavar="N", help="Pictures to try on, evenly spread.")]
 Strategies = Annotated[str | None, typer.Option("--strategies", metavar="LIST", help="Ways to merge; all by default.")]
 Templates = Annotated[str | None, typer.Option("--templates", metavar="NAME", help="For class names, as in classify.")]
-Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="Try torch's compiler where it works.")]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Try torch's compiler; by default on a GPU only.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +61,7 @@ def speedup(  # noqa: PLR0913 (the options of a command)
     limit: Most = 200,
     strategies: Strategies = None,
     templates: Templates = None,
-    compile: Compile = True,
+    compile: Compile = None,
     weights: Weights = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -206,11 +208,13 @@ class _Trials:
 
         lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
         try:
-            if json.loads(lines[0]) != self.asked:
-                raise BadInput(f"{str(self.file)!r} is of another run; resume with the same arguments, or --overwrite.")
-            return [trial_of(json.loads(line)) for line in lines[1:] if line.endswith("\n")]
+            asked = json.loads(lines[0])
+            known = [trial_of(json.loads(line)) for line in lines[1:] if line.endswith("\n")]
         except (ValueError, KeyError, TypeError, IndexError):
             raise BadInput(f"{str(self.file)!r} is damaged; pass --overwrite to begin anew.") from None
+        if asked != self.asked:
+            raise BadInput(f"{str(self.file)!r} is of another run; resume with the same arguments, or --overwrite.")
+        return known
 
 
 def _labels(file: str) -> list[str]:

@@ -12,6 +12,7 @@ measures both sides on the prepared path. `--peer` measures our merging, prepare
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import statistics
 import time
@@ -64,22 +65,15 @@ def compare(name: str, prepared: bool, strategies: Sequence[str], rounds: int) -
     """Print the speed-up of a model at each number of removed tokens."""
     subject = SUBJECTS[name]
     model = subject.build()
+    shorter = copy.deepcopy(model)
     if prepared:
         prepare(model)
+        prepare(shorter)
     x = pictures(subject)
     for removed in subject.removed:
         for strategy in strategies:
-            merging = percepta.merge_tokens(model, r=removed, strategy=strategy)
-
-            def merged(x: Tensor, removed: Any = removed, strategy: str = strategy) -> Tensor:
-                percepta.merge_tokens(model, r=removed, strategy=strategy)
-                return model(x)
-
-            def plain(x: Tensor) -> Tensor:
-                percepta.merge_tokens(model, r=0)
-                return model(x)
-
-            gains = ratios(plain, merged, x, rounds)
+            merging = percepta.merge_tokens(shorter, r=removed, strategy=strategy)
+            gains = ratios(model, merging, x, rounds)
             ideal, gain = 1 / merging.flops, statistics.median(gains)
             print(
                 f"{name:<9} batch {subject.batch}  r {removed!s:<12}{strategy:<15} speed-up {gain:.2f} "

@@ -10,6 +10,7 @@ import torch
 
 import percepta
 from percepta.layers import Tokens, grid_angles
+from percepta.speedups import STRATEGIES
 
 
 def small(name: str, **overrides: Any) -> Any:
@@ -44,6 +45,8 @@ def check_encoder(name: str, folder: Path) -> None:
     check_compiles_without_graph_breaks(model)
     check_threads(model)
     check_seam(model)
+    check_merging(model)
+    check_merging_in_training(name)
 
 
 def pictures(*shape: int) -> torch.Tensor:
@@ -218,3 +221,37 @@ def check_seam(model: Any) -> None:
     check_fewer_tokens(tower, x)
     heads, count = tower.config.heads, 16 + tower.config.prefix
     assert seen == [((2, count, 48), (2, heads, count, 48 // heads))] * 3
+
+
+@torch.no_grad()
+def check_merging(model: Any) -> None:
+    """Merging on and off, by every strategy: fewer tokens, dense maps of the old size."""
+    tower = getattr(model, "vision", model)
+    x = pictures(2, 3, 32, 40)
+    plain, (patches,) = tower(x), tower.intermediates(x, [-1])
+    for strategy in STRATEGIES:
+        with percepta.merge_tokens(model, r=3, strategy=strategy, last_block=True) as merging:
+            tokens = merging.trace(x)
+            assert tokens.x.shape[1] == 20 + tower.config.prefix - 9
+            assert torch.equal(tokens.size.sum(dim=1), torch.full((2,), 20.0 + tower.config.prefix))
+            assert tower(x).shape == plain.shape
+            assert not torch.equal(tower.intermediates(x, [-1])[0], patches)
+            assert tower.intermediates(x, [-1])[0].shape == patches.shape
+            close(tower(x[1:])[0], tower(x)[1])
+        assert torch.equal(tower(x), plain)
+    with percepta.merge_tokens(model, r=3):
+        torch._dynamo.reset()
+        close(torch.compile(tower, backend="eager", fullgraph=True)(x), tower(x))
+
+
+def check_merging_in_training(name: str) -> None:
+    gradients = []
+    for enable in (False, True):
+        model = small(name).train()
+        model.set_grad_checkpointing(enable)
+        tower = getattr(model, "vision", model)
+        percepta.merge_tokens(model, r=3)
+        tower(pictures(2, 3, 32, 40)).square().mean().backward()
+        gradients.append(tower.blocks[0].mlp.expand.weight.grad)
+    close(gradients[1], gradients[0], 1e-6)
+    assert gradients[0].abs().max() > 0

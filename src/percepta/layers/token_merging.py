@@ -55,20 +55,21 @@ class Plan(NamedTuple):
         return rows.scatter_reduce(1, target, take(x, self.source), reduce=mode)
 
     def merge_weighted(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The mean of each group weighted by size, and the sizes of the groups; sums are float32.
+        """The mean of each group weighted by size, and the sizes of the groups; sums are float32, or float64 of such.
 
         Args:
             x: (B, N, D).
             size: (B, N), how many input tokens each token stands for; None for one each.
 
-        Returns: (B, n, D) in the dtype of `x`, and (B, n) float32.
+        Returns: (B, n, D) in the dtype of `x`, and (B, n) in that of the sums.
         """
-        rows, moved = take(x, self.kept).float(), take(x, self.source).float()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        rows, moved = take(x, self.kept).to(wide), take(x, self.source).to(wide)
         if size is None:
             sizes = rows.new_ones(self.kept.shape)
             moved_sizes = rows.new_ones(self.source.shape)
         else:
-            sizes, moved_sizes = size.float().gather(1, self.kept), size.float().gather(1, self.source)
+            sizes, moved_sizes = size.to(wide).gather(1, self.kept), size.to(wide).gather(1, self.source)
             rows, moved = rows * sizes.unsqueeze(-1), moved * moved_sizes.unsqueeze(-1)
         sizes = sizes.scatter_add(1, self.target, moved_sizes)
         sums = rows.flatten(0, 1).index_add(0, flat_rows(self.target, rows.shape[1]), moved.flatten(0, 1))

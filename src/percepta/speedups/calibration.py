@@ -63,18 +63,17 @@ def calibrate_schedule(
                 tried[schedule] = float(1.0 - F.cosine_similarity(run(pictures), wanted).mean())
         return tried[schedule]
 
-    best = [1.0] * adapter.depth
-    if not adapter.last_block_matters:
-        best[-1] = 0.0
+    blocks = adapter.depth if adapter.last_block_matters else adapter.depth - 1
+    best = [1.0] * blocks + [0.0] * (adapter.depth - blocks)
     least, done = change(best), 0
     for _ in range(rounds):
-        for block in range(adapter.depth):
+        for block in range(blocks):
             for weights in other_weights(best, block):
                 if reachable(shape, flops, weights) and (found := change(weights)) < least:
                     best, least = weights, found
                 done += 1
                 if report:
-                    report(done, rounds * adapter.depth * TRIES)
+                    report(done, rounds * blocks * TRIES)
     return schedule_for(shape, flops, best)
 
 

@@ -137,6 +137,7 @@ def merge_tokens(
     if any(policies):
         adapter.install(policies)
     if seams:
+        assert isinstance(adapter, FrameAdapter)  # or there would be no seams
         everything = replace(moments[0], remove=adapter.shape().tokens)
         joins = {seam: MergeFrames(chosen, replace(everything, depth=seam / last), weighted) for seam in seams}
         adapter.install_frames([joins.get(index, policy) for index, policy in enumerate(policies)], seams)

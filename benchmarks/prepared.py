@@ -16,11 +16,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import percepta
 from percepta.layers.packed import PackedLinear, missing
@@ -32,7 +31,6 @@ MODELS = {
     "b": ("pe-core-b16-224", "vit_pe_core_base_patch16_224", 224),
     "l": ("pe-core-l14-336", "vit_pe_core_large_patch14_336", 336),
 }
-Encoder = Callable[[Tensor], Tensor]
 
 
 def taking(**ways: str) -> Callable[..., str]:
@@ -49,17 +47,17 @@ LEVERS = {
 }
 
 
-def sides(size: str) -> tuple[dict[str, Encoder], int]:
+def sides(size: str) -> tuple[dict[str, nn.Module], int]:
     """timm's encoder and ours, plain and prepared, with the same weights."""
     name, timm_name, pixels = MODELS[size]
     torch.manual_seed(0)
     peer = timm.create_model(timm_name).eval()
-    torch.nn.init.zeros_(peer.head.bias)
+    torch.nn.init.zeros_(peer.get_parameter("head.bias"))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "peer.pt"
         torch.save(peer.state_dict(), file)
         plain = percepta.load(name, weights=file, text=None)
-    found: dict[str, Encoder] = {"timm": peer, "plain": plain, "float32": prepare(copy.deepcopy(plain))}
+    found: dict[str, nn.Module] = {"timm": peer, "plain": plain, "float32": prepare(copy.deepcopy(plain))}
     low = prepare(copy.deepcopy(plain), "bfloat16")
     if precision_of(low) == torch.bfloat16:
         found["bfloat16"] = low
@@ -67,7 +65,7 @@ def sides(size: str) -> tuple[dict[str, Encoder], int]:
 
 
 @torch.no_grad()
-def race(encoders: dict[str, Encoder], x: Tensor, rounds: int) -> dict[str, list[float]]:
+def race(encoders: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, list[float]]:
     """Seconds of each encoder; all take their turn in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
     for turn in range(rounds):
@@ -79,7 +77,7 @@ def race(encoders: dict[str, Encoder], x: Tensor, rounds: int) -> dict[str, list
 
 
 @torch.no_grad()
-def compare(title: str, encoders: dict[str, Encoder], x: Tensor, rounds: int, closeness: float = 1e-5) -> None:
+def compare(title: str, encoders: dict[str, nn.Module], x: Tensor, rounds: int, closeness: float = 1e-5) -> None:
     """Print every encoder's speed and change relative to the first one's."""
     outputs, first = {}, {}
     for name, encode in encoders.items():
@@ -102,7 +100,7 @@ def compare(title: str, encoders: dict[str, Encoder], x: Tensor, rounds: int, cl
         )
 
 
-def cost(encoder: Any, seconds: float) -> str:
+def cost(encoder: nn.Module, seconds: float) -> str:
     """What the first call of a prepared encoder took beyond a later one, and the memory of its packed weights."""
     packings = [part.packing for part in encoder.modules() if isinstance(part, PackedLinear) and part.packing]
     size = sum(packing.weight.numel() * packing.weight.element_size() for packing in packings)

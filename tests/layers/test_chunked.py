@@ -32,7 +32,8 @@ def prepared(way: str = "heads", **settings: Any) -> tuple[Attention, Any]:
     torch.manual_seed(0)
     plain = Attention(32, 4, **settings).eval()
     part = prepared_attention_of(plain, lambda kind, shape, dtype: way if kind == "attention" else "packed")
-    part._modules.update({name: packed_linear_of(child, part.choose) for name, child in plain.named_children()})
+    for name in ("qkv", "proj"):
+        part._modules[name] = packed_linear_of(getattr(plain, name), part.choose)
     return plain, part
 
 

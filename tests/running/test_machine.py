@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from percepta.layers.packed import missing
+from percepta.layers.packed import missing, packed_linear
 from percepta.running import machine
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"packed weights: {missing()}")
@@ -166,14 +166,14 @@ def test_what_was_found_among_other_programs_is_not_kept(clock: Clock, place: Pa
 def test_a_way_that_is_wrong_here_is_refused_however_fast(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    real = machine.packed_linear
+    real = packed_linear
 
-    def packed_linear(*arguments: Any) -> Tensor:
+    def wrongly(*arguments: Any) -> Tensor:
         if wrong == "fails":
             raise RuntimeError("could not create\na primitive")
         return real(*arguments) * (float("nan") if wrong == "nan" else 1.001)
 
-    monkeypatch.setattr(machine, "packed_linear", packed_linear)
+    monkeypatch.setattr(machine, "packed_linear", wrongly)
     clock.gain["packed"] = 100.0
     assert machine.choose("linear", SHAPE, FULL) == "plain"
     found = machine.choice("linear", SHAPE)

@@ -228,7 +228,7 @@ def test_hydra_attention_and_prepared_parts_in_both_orders(which: str) -> None:
 def test_a_shared_module_stays_one_and_a_hook_or_own_forward_is_kept() -> None:
     shared = nn.Linear(8, 8)
     model = nn.Sequential(shared, shared, nn.Linear(8, 8), nn.Linear(8, 8)).eval()
-    model[2].forward = lambda x: x  # type: ignore[method-assign]
+    model[2].forward = lambda x: x
     model[3].register_forward_pre_hook(lambda module, given: None)
     x = torch.randn(3, 8)
     want = run(model, x)
@@ -311,8 +311,16 @@ def test_load_prepares_on_request_alone() -> None:
     assert summary(model).endswith("prepared, in float32")
     assert not is_prepared(percepta.load("pe-core-nano", dtype="float16", prepare=True))
     assert not is_prepared(percepta.load("pe-core-nano", device="meta", prepare=True))
-    low = percepta.load("pe-core-nano", dtype="bfloat16", prepare=True)
-    assert {parameter.dtype for parameter in low.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_load_in_bfloat16_is_bfloat16(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr(preparing, "missing", lambda dtype=torch.float32: "")
+    monkeypatch.setattr(machine, "choose", lambda kind, shape, dtype: "packed" if fast else "plain")
+    model = percepta.load("pe-core-nano", dtype="bfloat16", prepare=True)
+    assert precision_of(model) == torch.bfloat16
+    assert is_prepared(model) == fast
+    assert model.logit_scale.dtype == (torch.float32 if fast else torch.bfloat16)
 
 
 def test_what_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,8 @@ def load(
             fetched on first use.
         device, dtype: where and how precise, such as "cuda" and "bfloat16".
         prepare: on the CPU, let `percepta.prepare` make it about twice as fast with the same results, for as much
-            memory again; with dtype "bfloat16" its linear layers alone compute so and its parameters stay float32,
-            which is faster and closer. On other devices nothing changes.
+            memory again. With dtype "bfloat16", on a processor that is fast at it, its linear layers alone compute so
+            and its parameters stay float32. On other devices, and with float16, nothing changes.
         overrides: config fields to change, as in `build`; `text=None` loads a vision tower alone.
 
     Raises: UnknownModel, MissingWeights, CheckpointMismatch (nothing is ever loaded in part), BadInput.
@@ -56,7 +56,10 @@ def load(
     if model.setting is not None:
         return saved.apply(model.to(device=place, dtype=precision), model.setting)
     if prepare and place.type == "cpu" and precision in preparing.PRECISIONS:
-        return preparing.prepare(model.to(torch.float32), precision)
+        model = preparing.prepare(model.to(torch.float32), precision)
+        if preparing.precision_of(model) == precision:
+            return model
+        preparing.unprepare(model)
     return model.to(device=place, dtype=precision)
 
 

@@ -12,6 +12,7 @@ other programs kept the machine busy holds for this process alone.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -345,12 +346,10 @@ def _read(entry: Any, kind: str) -> Choice | None:
 def _remember(machine: str, name: str, found: Choice) -> None:
     """Add one finding to the file, whole or not at all; what others wrote meanwhile stays."""
     path = cache_file()
-    try:
+    with contextlib.suppress(OSError, ValueError):
         path.parent.mkdir(parents=True, exist_ok=True)
         content = _load(path)
         content.setdefault(machine, {})[name] = asdict(found)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
             json.dump({"schema": SCHEMA, "machines": content}, file, indent=1)
         os.replace(file.name, path)
-    except (OSError, ValueError):
-        pass

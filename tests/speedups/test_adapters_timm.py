@@ -156,7 +156,7 @@ def test_intermediates_at_their_places(name: str) -> None:
         model.forward_intermediates(x, indices=[7])
 
 
-@pytest.mark.parametrize("name", ["deit, distilled", "rope-vit"])
+@pytest.mark.parametrize("name", [pytest.param("deit, distilled", marks=pytest.mark.slow), "rope-vit"])
 def test_compiles_whole_and_follows_copies(name: str) -> None:
     model, x = built(name), pictures()
     merged = percepta.merge_tokens(model, r=2)

@@ -181,7 +181,7 @@ def test_masked_autoencoders() -> None:
         assert merged.trace(pictures()).x.shape[1] == 11
 
 
-@pytest.mark.parametrize("name", ["ViTForImageClassification", "DINOv3ViTModel"])
+@pytest.mark.parametrize("name", [pytest.param("ViTForImageClassification", marks=pytest.mark.slow), "DINOv3ViTModel"])
 def test_compiles_whole_and_follows_copies(name: str) -> None:
     model, x = built(name), pictures()
     merged = percepta.merge_tokens(model, r=2)

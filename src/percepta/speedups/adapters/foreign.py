@@ -176,21 +176,27 @@ def require_agreement(
         raise BadInput(
             f"token merging cannot run {name}, which is not built as percepta knows it ({error}); it is left as it was."
         ) from error
-    for first, second in zip(own, ours, strict=True):
-        scale = max(float(first.abs().max()), torch.finfo(first.dtype).tiny)
-        worst = float((first - second).abs().max()) / scale if first.shape == second.shape else torch.inf
-        if not worst <= TOLERANCE:  # nan as well
-            raise BadInput(
-                f"token merging cannot run {name}: without merging its results differ by {worst:.1e} from the model's "
-                "own, so something in it is not what percepta knows; it is left as it was."
-            )
-    runs = len(counts.seen) // blocks
-    expected = [counts.seen[0] - block for block in range(blocks)] if runs else ["fewer"]
-    if counts.seen != expected * runs or not runs:
+    worst = _distance(own, ours)
+    if not worst <= TOLERANCE:  # nan as well
         raise BadInput(
-            f"token merging cannot run {name}: its blocks should have seen {expected} tokens and saw {counts.seen}; it "
-            "is left as it was."
+            f"token merging cannot run {name}: without merging its results differ by {worst:.1e} from the model's own, "
+            "so something in it is not what percepta knows; it is left as it was."
         )
+    most = counts.seen[0] if counts.seen else 0
+    expected = [most - block for block in range(blocks)]
+    if not most or counts.seen != expected * (len(counts.seen) // blocks):
+        raise BadInput(
+            f"token merging cannot run {name}: each of its blocks should have one token fewer than the one before, and "
+            f"they had {counts.seen or 'none'}; it is left as it was."
+        )
+
+
+def _distance(own: list[Tensor], ours: list[Tensor]) -> float:
+    """The largest difference of two lists of tensors, each relative to its largest value; nan where one is nan."""
+    if [part.shape for part in own] != [part.shape for part in ours]:
+        return torch.inf
+    scales = [part.abs().max().clamp_min(torch.finfo(part.dtype).tiny) for part in own]
+    return float(torch.stack([(a - b).abs().max() / by for a, b, by in zip(own, ours, scales)]).max())
 
 
 class Counts:

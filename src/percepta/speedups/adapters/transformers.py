@@ -257,13 +257,13 @@ class TransformersAdapter:
         patches = rows * columns
         blocks = tuple(_cost(layer) for layer in self.layers)
         kernels = sum(p.numel() for p in self.tower.embeddings.parameters() if p.ndim == 4 and p.shape[2] > 1)
-        per_token, pool = 0, getattr(self.tower, "head", None)
+        pool = getattr(self.tower, "head", None)
         names = ("classifier", "visual_projection")
         fixed = weights(*(part for name in names if (part := getattr(self.model, name, None)) is not None))
         if pool is not None:  # keys and values of every place, one query
             width = self.config.hidden_size
             fixed += patches * (2 * width**2 + 2 * width) + weights(pool) - 2 * width**2
-        return Shape(blocks, patches + self.protected, self.protected, kernels * patches, (per_token, fixed))
+        return Shape(blocks, patches + self.protected, self.protected, kernels * patches, (0, fixed))
 
     def install(self, policies: Sequence[Shorten | None] | None) -> None:
         """A `forward` of its own for each layer; None takes it off."""
@@ -276,10 +276,8 @@ class TransformersAdapter:
         if AGREED.get(self.tower) == repr(self.tower):
             return
         twin, layers = self._twin()
-        size = _small(self.config)
-        picture = torch.randn(
-            2, getattr(self.config, "num_channels", 3), *size, generator=torch.Generator().manual_seed(0)
-        )
+        size = (2, getattr(self.config, "num_channels", 3), *_small(self.config))
+        picture = torch.randn(size, generator=torch.Generator().manual_seed(0))
 
         def given() -> list[Tensor]:
             with torch.random.fork_rng(devices=[]):
@@ -386,7 +384,7 @@ def _called(tower: Any, picture: Tensor, config: Any, **named: Any) -> Any:
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """All float tensors in an output."""
+    """All tensors in an output, as numbers to compare."""
     if isinstance(output, Tensor):
         yield output.float()
     elif isinstance(output, dict | tuple | list):

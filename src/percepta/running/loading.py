@@ -44,8 +44,8 @@ def load(
         weights: a file or folder in any layout that the family knows; by default the packaged file, or the hub's,
             fetched on first use.
         device, dtype: where and how precise, such as "cuda" and "bfloat16".
-        prepare: on the CPU, let `percepta.prepare` make it about twice as fast with the same results, for as much
-            memory again. With dtype "bfloat16", on a processor that is fast at it, its linear layers alone compute so
+        prepare: on the CPU, let `percepta.prepare` make it as fast as this processor allows with the same results,
+            for up to as much memory again. With dtype "bfloat16", on a processor that is fast at it, its linear layers alone compute so
             and its parameters stay float32. On other devices, and with float16, nothing changes.
         overrides: config fields to change, as in `build`; `text=None` loads a vision tower alone.
 

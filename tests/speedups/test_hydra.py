@@ -12,6 +12,7 @@ import percepta
 from percepta.errors import BadInput
 from percepta.layers import Attention
 from percepta.layers.hydra import HydraAttention, hydra
+from percepta.running.preparing import prepare
 from percepta.speedups import attribution, chosen_blocks, hydra_attention
 from percepta.speedups.hydra import TimmHydraAttention
 
@@ -221,6 +222,48 @@ def test_what_cannot_be_converted_is_named() -> None:
     model.blocks[3].attn = nn.Identity()
     with pytest.raises(BadInput, match="block 3 no longer holds the Hydra attention"):
         conversion.remove()
+
+
+def test_token_merging_may_come_before_or_after_in_models_of_ours() -> None:
+    first, picture = build("ours")
+    second, _ = build("ours")
+    percepta.merge_tokens(first, r=6)
+    merged = first(picture)
+    conversion = hydra_attention(first, "back:2")
+    hydra_attention(second, "back:2")
+    converted = second(picture)
+    percepta.merge_tokens(second, r=6)
+    assert torch.equal(first(picture), second(picture))
+    percepta.merge_tokens(second, r=0)
+    assert torch.equal(second(picture), converted)
+    conversion.remove()
+    assert torch.equal(first(picture), merged)
+
+
+def test_a_model_may_be_prepared_before_or_after() -> None:
+    before, picture = build("ours")
+    after, _ = build("ours")
+    hydra_attention(after, "back:2")
+    plain = after(picture)
+    prepare(after)
+    prepare(before)
+    hydra_attention(before, "back:2")
+    for model in (before, after):
+        with torch.inference_mode():
+            torch.testing.assert_close(model(picture), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_token_merging_in_timm_is_refused_before_and_after() -> None:
+    model, picture = build("timm")
+    percepta.merge_tokens(model, r=2)
+    with pytest.raises(BadInput, match="this model merges tokens"):
+        hydra_attention(model, "back:2")
+    percepta.merge_tokens(model, r=0)
+    hydra_attention(model, "back:2")
+    converted = model(picture)
+    with pytest.raises(BadInput, match=r"token merging cannot run .*TimmHydraAttention"):
+        percepta.merge_tokens(model, r=2)
+    assert torch.equal(model(picture), converted)
 
 
 def test_training_reaches_the_shared_weights_and_the_mode_comes_back() -> None:

@@ -122,10 +122,13 @@ def hydra_attention(
     attention weights has nothing to act on and is gone, dropout behind the projection stays.
 
     Raises: BadInput, before anything is changed, for a model without such blocks and for attention with relative
-    positions, rotary positions that are not ours, norms or gates of single heads, or of an unknown kind.
+    positions, rotary positions that are not ours, norms or gates of single heads, or of an unknown kind; and for a
+    model of timm that merges tokens (one of ours may, before and after).
     """
     check_names(kernel, normalise)
     tower = _tower(model)
+    if "forward_features" in vars(tower):  # how token merging enters a model of timm, whose attention alone it knows
+        raise BadInput("this model merges tokens, which goes with Hydra attention in models of ours alone; r=0 first.")
     chosen = chosen_blocks(blocks, len(tower.blocks))
     parts: list[tuple[Any, str, Any, Any]] = []
     for index in chosen:

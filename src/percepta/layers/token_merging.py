@@ -231,8 +231,8 @@ def match_agglomerative(metric: Tensor, remove: int, protected: int = 0, size: T
     items, order = torch.arange(batch, device=metric.device), torch.arange(count, device=metric.device)
     cluster, gone = order.expand(batch, -1), []
     for _ in range(remove):
-        pair = losses.flatten(1).argmin(dim=1)
-        one, other = pair // count, pair % count
+        one = losses.amin(dim=2).argmin(dim=1)  # many times as fast as one argmin over all pairs
+        other = losses[items, one].argmin(dim=1)
         grown = united(losses, size, items, one, other)
         losses[items, one], losses[items, :, one] = torch.inf, torch.inf
         losses[items, other], losses[items, :, other] = grown, grown

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     )
     from percepta.running.export import export
     from percepta.running.loading import build, load, save
+    from percepta.running.preparing import prepare, unprepare
+    from percepta.speedups.diffusion import merge_diffusion_tokens
+    from percepta.speedups.hydra import hydra_attention
     from percepta.speedups.merging import merge_tokens
     from percepta.tasks.classify import classify
     from percepta.tasks.embed import embed
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from percepta.tasks.indexing import index
     from percepta.tasks.indexing.duplicates import duplicates
     from percepta.tasks.search import search
+    from percepta.tasks.speeding import speedup
 
 _HOME = {
     "describe": "catalog",
@@ -46,6 +50,10 @@ _HOME = {
     "build": "running.loading",
     "load": "running.loading",
     "save": "running.loading",
+    "prepare": "running.preparing",
+    "unprepare": "running.preparing",
+    "merge_diffusion_tokens": "speedups.diffusion",
+    "hydra_attention": "speedups.hydra",
     "merge_tokens": "speedups.merging",
     "classify": "tasks.classify",
     "embed": "tasks.embed",
@@ -54,6 +62,7 @@ _HOME = {
     "features": "tasks.features",
     "index": "tasks.indexing",
     "search": "tasks.search",
+    "speedup": "tasks.speeding",
 }
 
 __all__ = [
@@ -72,12 +81,17 @@ __all__ = [
     "evaluate",
     "export",
     "features",
+    "hydra_attention",
     "index",
     "list_models",
     "load",
+    "merge_diffusion_tokens",
     "merge_tokens",
+    "prepare",
     "save",
     "search",
+    "speedup",
+    "unprepare",
 ]
 
 

@@ -45,8 +45,8 @@ def load(
             fetched on first use.
         device, dtype: where and how precise, such as "cuda" and "bfloat16".
         prepare: on the CPU, let `percepta.prepare` make it as fast as this processor allows with the same results,
-            for up to as much memory again. With dtype "bfloat16", on a processor that is fast at it, its linear layers alone compute so
-            and its parameters stay float32. On other devices, and with float16, nothing changes.
+            for up to as much memory again. With dtype "bfloat16", on a processor that is fast at it, its linear
+            layers alone compute so and its parameters stay float32. On other devices and with float16 nothing changes.
         overrides: config fields to change, as in `build`; `text=None` loads a vision tower alone.
 
     Raises: UnknownModel, MissingWeights, CheckpointMismatch (nothing is ever loaded in part), BadInput.

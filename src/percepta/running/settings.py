@@ -62,13 +62,11 @@ class Setting:
 
 def setting_of(content: Mapping[str, Any], name: str) -> Setting:
     """The setting in the file of a saved one. Raises BadInput for unknown fields or values."""
-    known = {field.name for field in fields(Setting)}
     try:
-        if set(content) <= known:
-            return Setting(**content)
+        return Setting(**content)
     except (TypeError, ValueError):
-        pass
-    raise BadInput(f"the saved setting {name!r} is damaged: its fields must be {', '.join(sorted(known))}; save anew.")
+        known = ", ".join(field.name for field in fields(Setting))
+        raise BadInput(f"the saved setting {name!r} is damaged: its fields must be {known}; save anew.") from None
 
 
 def as_dict(setting: Setting) -> dict[str, Any]:

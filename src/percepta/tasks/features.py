@@ -53,17 +53,13 @@ def features(  # noqa: PLR0913 (the front door)
         on_error: "collect" (see `failures` of the stream) or "raise" (BadMedia).
 
     Raises:
-        BadInput: a layer, size or merge out of range, inputs that hold nothing. UnknownModel, MissingWeights,
-        CheckpointMismatch.
+        BadInput (a layer, size or merge out of range, no inputs), UnknownModel, MissingWeights, CheckpointMismatch.
     """
     amount = None if merge is None else amount_of(merge)
     encoder = Encoder(model, device, dtype, weights)
     wanted, name = layers_of(encoder, layers), encoder.name
-    patch = encoder.model.config.patch_size
-    side = encoder.model.config.image_size if size is None else size
-    if isinstance(side, bool) or not isinstance(side, int) or not patch <= side <= 4096:
-        raise out_of_range("size", size, f"a whole number from {patch} to 4096", encoder.name)
-    tower = None if amount is None else _merging(encoder.model, amount, strategy, side // patch * patch)
+    side = _side(encoder, size)
+    tower = None if amount is None else _merging(encoder.model, amount, strategy, side)
 
     def prepare(source: Source) -> Tensor:
         if source.kind == "video":
@@ -74,11 +70,7 @@ def features(  # noqa: PLR0913 (the front door)
     def compute(batch: Tensor, sources: list[Source]) -> list[list[FeatureMap]]:
         pictures = batch.to(encoder.device, encoder.dtype)
         with encoder.evaluating():
-            if tower is None:
-                maps = encoder.model.intermediates(pictures, wanted, layout="NHWC", norm=norm)
-                groups: list[Any] = [[None] * len(batch)] * len(wanted)
-            else:
-                maps, groups = _merged_maps(tower, pictures, wanted, norm)
+            maps, groups = _maps(encoder.model if tower is None else tower, tower is not None, pictures, wanted, norm)
         arrays = [values.float().cpu().numpy() for values in maps]
         return [
             [
@@ -95,19 +87,21 @@ def features(  # noqa: PLR0913 (the front door)
 
 def amount_of(merge: int | float | str) -> dict[str, Any]:
     """{"r": 16} of 16 or "16", {"flops": 0.5} of 0.5 or "50%", as `merge_tokens` takes them. Raises BadInput."""
-    try:
-        if isinstance(merge, str) and merge.strip().endswith("%"):
-            merge = float(merge.strip().removesuffix("%")) / 100
-        elif isinstance(merge, str):
-            merge = int(merge)
-        if isinstance(merge, float) and 0 < merge <= 1:
-            return {"flops": merge}
-        if isinstance(merge, int) and not isinstance(merge, bool) and merge >= 1:
-            return {"r": merge}
-    except ValueError:
-        pass
+    amount = _number(merge.strip()) if isinstance(merge, str) else merge
+    if isinstance(amount, float) and 0 < amount <= 1:
+        return {"flops": amount}
+    if isinstance(amount, int) and not isinstance(amount, bool) and amount >= 1:
+        return {"r": amount}
     allowed = 'tokens for each block, such as 16, or a share of the multiply-adds above 0, such as "50%"'
     raise out_of_range("merge", merge, allowed)
+
+
+def _number(text: str) -> float:
+    """A whole number, a share with its sign, or NaN."""
+    try:
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else int(text)
+    except ValueError:
+        return float("nan")
 
 
 def layers_of(encoder: Encoder, layers: int | Sequence[int]) -> list[int]:
@@ -122,23 +116,37 @@ def layers_of(encoder: Encoder, layers: int | Sequence[int]) -> list[int]:
     return [layer % depth for layer in given]
 
 
+def _side(encoder: Encoder, size: int | None) -> int:
+    patch = encoder.model.config.patch_size
+    side = encoder.model.config.image_size if size is None else size
+    if isinstance(side, bool) or not isinstance(side, int) or not patch <= side <= 4096:
+        raise out_of_range("size", size, f"a whole number from {patch} to 4096", encoder.name)
+    return side
+
+
 def _merging(model: Any, amount: dict[str, Any], strategy: str, side: int) -> Any:
     """A tower that shares all parts with the model's and merges tokens, of pictures of this side."""
     tower = getattr(model, "vision", model)
+    patch = tower.config.patch_size
     sized = tower.truncated(-1)  # only asked for its schedule: other towers place patches by the size of their config
-    sized.config = replace(sized.config, image_size=side)
+    sized.config = replace(sized.config, image_size=side // patch * patch)
     merging = tower.truncated(-1)
     merge_tokens(merging, schedule=merge_tokens(sized, **amount, strategy=strategy).removed, strategy=strategy)
     return merging
 
 
-def _merged_maps(tower: Any, pictures: Tensor, layers: Sequence[int], norm: bool) -> tuple[list[Tensor], list[Any]]:
-    """For each layer (B, h, w, D) features, every patch with those of its token, and (B, h, w) numbers of tokens."""
-    patch, prefix = tower.config.patch_size, tower.config.prefix
+def _maps(
+    model: Any, merged: bool, pictures: Tensor, layers: Sequence[int], norm: bool
+) -> tuple[list[Tensor], list[Any]]:
+    """For each layer (B, h, w, D) features, and of a tower that merges (B, h, w) numbers of tokens, else Nones."""
+    if not merged:
+        nothing = [None] * len(pictures)
+        return model.intermediates(pictures, layers, layout="NHWC", norm=norm), [nothing] * len(layers)
+    patch, prefix = model.config.patch_size, model.config.prefix
     grid = (pictures.shape[-2] // patch, pictures.shape[-1] // patch)
     maps, groups = [], []
-    for tokens in tower.tokens_after(pictures, layers):
-        values = restored(tower.norm_post(tokens.x) if norm else tokens.x, tokens.group)[:, prefix:]
+    for tokens in model.tokens_after(pictures, layers):
+        values = restored(model.norm_post(tokens.x) if norm else tokens.x, tokens.group)[:, prefix:]
         group = tokens.group
         if group is None:  # nothing was merged so far
             group = torch.arange(values.shape[1] + prefix).expand(len(values), -1)

@@ -28,7 +28,7 @@ from percepta.running.settings import Setting, as_dict
 from percepta.speedups import STRATEGIES
 from percepta.tasks.encoder import Encoder
 from percepta.tasks.prompts import classifier, templates_of
-from percepta.tasks.speeding_data import sample_of
+from percepta.tasks.speeding_data import Sample, sample_of
 from percepta.tasks.trials import MEASURES, Bench, Trial, compiler_works
 
 LIMIT = 200
@@ -186,18 +186,8 @@ def speedup(  # noqa: PLR0913 (the front door)
     _check(loss_at_most, limit, measure, strategies, budgets, batch_sizes)
     encoder = _plain_encoder(model, device, weights)
     sample = sample_of(on, labels, limit, None if progress is None else progress("reading"), encoder)
-    classes = None
-    if sample.names:
-        encoder.need_words("accuracy")
-        classes = classifier(encoder, sample.names, templates_of(templates))
-    bench = Bench(encoder, sample.pictures, classes, sample.labels)
-    notes = list(sample.notes)
-    measure = measure or ("cosine" if bench.accuracy is None else "accuracy")
-    if measure == "accuracy" and bench.accuracy is None:
-        raise BadInput("the measure accuracy needs classes: one sub-folder a class, tar files or parquet.")
-    if measure == "accuracy" and labels is None and not _above_chance(bench, len(sample.names or ())):
-        notes.append("the plain model is right no more often than by chance, so the names of classes are not used.")
-        measure = "cosine"
+    bench = _bench(encoder, sample, templates)
+    measure, notes = _measure(bench, sample, measure, labels is not None)
     search = _Search(bench, measure, loss_at_most, known, tell)
     names = list(STRATEGIES) if strategies is None else list(strategies)
     steps = search.run(names, sorted(budgets, reverse=True), batch_sizes, compile)
@@ -205,20 +195,46 @@ def speedup(  # noqa: PLR0913 (the front door)
         bar.start(search.planned)
         for _ in steps:
             bar.advance()
-    device_name = processor() if encoder.device.type == "cpu" else torch.cuda.get_device_name(encoder.device)
+    file = "" if weights is None else os.path.abspath(os.path.expanduser(weights))
+    return _report(bench, sample, search, file, [*notes, *search.notes])
+
+
+def _bench(encoder: Encoder, sample: Sample, templates: str | Sequence[str] | None) -> Bench:
+    if not sample.names:
+        return Bench(encoder, sample.pictures)
+    encoder.need_words("accuracy")
+    classes = classifier(encoder, sample.names, templates_of(templates))
+    return Bench(encoder, sample.pictures, classes, sample.labels)
+
+
+def _measure(bench: Bench, sample: Sample, measure: str | None, asked: bool) -> tuple[str, list[str]]:
+    """What a loss is, and why. Raises BadInput for accuracy without classes."""
+    notes, found = list(sample.notes), measure or ("cosine" if bench.accuracy is None else "accuracy")
+    if found == "accuracy" and bench.accuracy is None:
+        raise BadInput("the measure accuracy needs classes: one sub-folder a class, tar files or parquet.")
+    if found == "accuracy" and not asked and not _above_chance(bench, len(sample.names or ())):
+        notes.append("the plain model is right no more often than by chance, so the names of classes are not used.")
+        found = "cosine"
+    return found, notes
+
+
+def _report(bench: Bench, sample: Sample, search: _Search, weights: str, notes: Sequence[str]) -> SpeedupReport:
+    encoder = bench.encoder
+    machine = processor() if encoder.device.type == "cpu" else torch.cuda.get_device_name(encoder.device)
+    threads = torch.get_num_threads()
     return SpeedupReport(
         encoder.name,
-        "" if weights is None else os.path.abspath(os.path.expanduser(weights)),
+        weights,
         made_with(encoder.model),
         sample.place,
         len(sample.pictures),
-        measure,
-        loss_at_most,
+        search.measure,
+        search.bound,
         bench.accuracy,
         tuple(search.trials),
         search.best(),
-        f"{device_name}, {torch.get_num_threads()} of torch's threads, torch {torch.__version__}",
-        tuple(notes + search.notes),
+        f"{machine}, {threads} thread{'' if threads == 1 else 's'}, torch {torch.__version__}",
+        tuple(notes),
         sample.failures,
     )
 

@@ -329,7 +329,7 @@ class _Search:
         """Whether bfloat16 would be taken here: where this machine is no faster at it, `prepare` stays exact."""
         if not setting.prepared:
             return self.bench.encoder.device.type != "cpu"
-        model: nn.Module = self.bench._changed(setting)
+        model: nn.Module = self.bench.changed(setting)
         return preparing.precision_of(model) == torch.bfloat16
 
     def _try(self, setting: Setting, flops: float = 1.0) -> Trial:

@@ -113,7 +113,7 @@ class Bench:
 
     def trial(self, setting: Setting, flops: float = 1.0) -> Trial:
         """Measure one setting. Raises BadInput where the model cannot run so."""
-        fast = self._changed(setting)
+        fast = self.changed(setting)
         own, usual = self._cycled(setting.batch_size), self._cycled(self.batch)
         start = self._seconds(fast, own)
         vectors = self._outputs(fast, setting.batch_size)
@@ -153,7 +153,7 @@ class Bench:
             "answers": float((answers != self.answers).mean()),
         }
 
-    def _changed(self, setting: Setting) -> Any:
+    def changed(self, setting: Setting) -> Any:
         """A copy of the tower that runs so; parameters are shared unless their type changes."""
         shares = setting.prepared or setting.dtype == "float32"
         memo = {id(parameter): parameter for parameter in self.tower.parameters()} if shares else {}

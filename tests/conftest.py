@@ -22,6 +22,17 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def plainly(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    """The plain way of every kind of part."""
+    return "fused" if kind == "attention" else "plain"
+
+
+@pytest.fixture(autouse=True)
+def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the verbs load runs plainly: which way a busy machine finds fastest must not decide a last digit."""
+    monkeypatch.setattr("percepta.running.preparing.fastest", plainly)
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Attempts are refused and, since code may swallow the refusal, counted."""

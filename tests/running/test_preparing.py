@@ -135,9 +135,7 @@ def test_it_is_copied_pickled_and_saved_like_a_plain_one(tmp_path: Path) -> None
     model = ready(copy.deepcopy(plain))
     want = run(model.vision, x)
     assert apart(run(copy.deepcopy(model).vision, x), want) < 1e-6
-    with pytest.MonkeyPatch.context() as patch:  # a function in hand does not travel, the machine's choice does
-        patch.setattr(machine, "choose", packed)
-        assert apart(run(pickle.loads(pickle.dumps(model.vision)), x), want) < 1e-6
+    assert apart(run(pickle.loads(pickle.dumps(model.vision)), x), want) < 1e-6
     percepta.save(model, tmp_path / "a.safetensors")
     again = percepta.load(tmp_path / "a.safetensors").state_dict()
     assert all(torch.equal(value, again.pop(name)) for name, value in plain.state_dict().items())
@@ -316,7 +314,7 @@ def test_load_prepares_on_request_alone() -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_load_in_bfloat16_is_bfloat16(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     monkeypatch.setattr(preparing, "missing", lambda dtype=torch.float32: "")
-    monkeypatch.setattr(machine, "choose", lambda kind, shape, dtype: "packed" if fast else "plain")
+    monkeypatch.setattr(preparing, "fastest", lambda kind, shape, dtype: "packed" if fast else "plain")
     model = percepta.load("pe-core-nano", dtype="bfloat16", prepare=True)
     assert precision_of(model) == torch.bfloat16
     assert is_prepared(model) == fast

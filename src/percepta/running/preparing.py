@@ -42,6 +42,7 @@ ACTIVATIONS = ("act", "activation_fn", "activation")
 """What they call the activation."""
 TRANSFORMERS_GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh"}
 PRECISIONS = (torch.float32, torch.bfloat16)
+fastest: Choose = machine.choose
 CHECK_ROWS = 5
 TOLERANCE = 1e-5
 
@@ -77,7 +78,7 @@ def prepare(
         precision = None
         if missing():
             return model
-    decide = machine.choose if choose is None else choose
+    decide = fastest if choose is None else choose
     if precision is not None and decide("precision", (256, 768, 768), precision) != "packed":
         precision = None
     kept_full = _pools(model)

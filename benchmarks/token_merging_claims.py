@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import percepta
 from percepta.layers import Plan, Tokens, match_bipartite, shortened
-from percepta.speedups import Moment, adapter_for, merge_tokens, schedule_for
+from percepta.speedups import Moment, TokenMerging, adapter_for, merge_tokens, schedule_for
 from token_merging_accuracy import measure, photographs_score, row, scenes_score
 
 NO_LOSS = 1.0  # points that a setting said to be no worse may be worse
@@ -75,9 +75,9 @@ def shuffled(count: int, moment: Moment) -> Tensor:
     return torch.cat([torch.arange(moment.protected), moved])
 
 
-def merge_by_plain_means(model: nn.Module, schedule: list[int]) -> None:
+def merge_by_plain_means(model: nn.Module, schedule: list[int]) -> TokenMerging:
     """Merge as the paper does, but with means that count a token once, however many it stands for."""
-    adapter = adapter_for(model)
+    merging, adapter = merge_tokens(model, schedule=schedule), adapter_for(model)
 
     def policy(remove: int) -> Callable[[Tokens, Tensor], Tokens]:
         def merge(tokens: Tokens, keys: Tensor) -> Tokens:
@@ -87,9 +87,10 @@ def merge_by_plain_means(model: nn.Module, schedule: list[int]) -> None:
         return merge
 
     adapter.install([policy(remove) if remove else None for remove in schedule])
+    return merging
 
 
-def settings(model: nn.Module, removed: int) -> dict[str, Callable[[], object]]:
+def settings(model: nn.Module, removed: int) -> dict[str, Callable[[], TokenMerging]]:
     """What tells the model to remove tokens in each way, by name; all cost the same but for rounding."""
     with merge_tokens(model, r=removed) as merging:
         constant, share = merging.removed, merging.flops
@@ -137,7 +138,7 @@ def main() -> None:
     for name, merge in settings(model, given.removed).items():
         done = merge()
         found[name] = measure(tasks)
-        print(row(name, getattr(done, "flops", float("nan")), found[name], plain), flush=True)
+        print(row(name, done.flops, found[name], plain), flush=True)
     for claim, first, second, difference in CLAIMS:
         for task in tasks:
             paired = [a - b for a, b in zip(found[first][task], found[second][task], strict=True)]

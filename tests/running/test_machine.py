@@ -154,12 +154,17 @@ def test_a_place_that_cannot_be_written_changes_nothing(clock: Clock, tmp_path: 
     assert clock.asked == 1
 
 
-def test_what_was_found_among_other_programs_is_not_kept(clock: Clock, place: Path) -> None:
+def test_what_was_found_among_other_programs_stays_until_it_is_asked_for_again(clock: Clock) -> None:
+    """A run that is killed and resumed must not compute otherwise."""
     clock.quiet = False
-    machine.choose("linear", SHAPE, FULL)
-    machine.choose("linear", SHAPE, FULL)
-    assert clock.asked == 1
-    assert not place.exists()
+    assert machine.choose("linear", SHAPE, FULL) == "packed"
+    machine.forget()
+    clock.quiet, clock.gain["packed"] = True, 0.5
+    assert machine.choose("linear", SHAPE, FULL) == "packed"
+    assert "busy" in str(machine.choice("linear", SHAPE, FULL))
+    assert machine.choice("linear", SHAPE, FULL, again=True).way == "plain"
+    assert machine.choice("linear", SHAPE, FULL, again=True).quiet
+    assert clock.asked == 2
 
 
 @pytest.mark.parametrize("wrong", ["differs", "fails", "nan"])

@@ -6,8 +6,9 @@ result is compared with the plain one's, and the fastest of those that agree is 
 threads and the switches that change either library, so that another process need not measure. A file that cannot be
 read or written changes nothing but that.
 
-Unusual: plain wins ties, and a way must be 3 % faster to be worth the memory of a packed weight. What was found while
-other programs kept the machine busy holds for this process alone.
+Unusual: plain wins ties, and a way must be 3 % faster to be worth the memory of a packed weight. What was found stays,
+also if other programs kept the machine busy, so that a run which is killed and resumed computes the same to the last
+bit; `percepta doctor` measures such findings again.
 """
 
 from __future__ import annotations
@@ -56,17 +57,20 @@ class Choice:
         gain: times as fast as the plain way, by way, of those that agree with it.
         change: relative change of the result, by way.
         refused: why a way is out of the question, by way.
+        quiet: whether no other program was in the way.
     """
 
     way: str
     gain: dict[str, float]
     change: dict[str, float]
     refused: dict[str, str]
+    quiet: bool = True
 
     def __str__(self) -> str:
         others = [name for name in self.gain if name in self.change]
         words = [f"{name} {self.gain[name]:.2f} times as fast, within {self.change[name]:.0e}" for name in others]
         words += [f"not {name}: {reason}" for name, reason in self.refused.items()]
+        words += [] if self.quiet else ["measured on a busy machine"]
         return f"{self.way} ({'; '.join(words)})" if words else self.way
 
 
@@ -85,17 +89,17 @@ def choose(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> str:
     return _decide(key, shape) if found is None else found
 
 
-def choice(kind: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Choice:
-    """What `choose` goes by, with the figures."""
+def choice(kind: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, again: bool = False) -> Choice:
+    """What `choose` goes by, with the figures; `again` measures anew what was found on a busy machine."""
     with _lock:
         name = " ".join([kind, *map(str, _class(kind, shape)), str(dtype).removeprefix("torch.")])
         machine = signature()
         known = _remembered().setdefault(machine, {})
-        if (found := _read(known.get(name), kind)) is None:
-            found, quiet = _measure(kind, shape, dtype)
+        found = _read(known.get(name), kind)
+        if found is None or (again and not found.quiet):
+            found = _measure(kind, shape, dtype)
             known[name] = asdict(found)
-            if quiet:
-                _remember(machine, name, found)
+            _remember(machine, name, found)
         return found
 
 
@@ -192,12 +196,12 @@ def _step(size: int, most: int = 1 << 40) -> int:
     return int(min(most, 1 << max(0, size - 1).bit_length()))
 
 
-def _measure(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Choice, bool]:
-    """What is found by trying, and whether the machine was quiet enough to remember it."""
+def _measure(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> Choice:
+    """What is found by trying."""
     plain = _plain(kind)
     refused: dict[str, str] = {}
     if dtype not in TOLERANCE:
-        return Choice(plain, {plain: 1.0}, {}, {}), True
+        return Choice(plain, {plain: 1.0}, {}, {})
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         ways = {"linear": _linear_ways, "mlp": _mlp_ways, "precision": _precision_ways, "attention": _attention_ways}[
             kind
@@ -216,7 +220,7 @@ def _measure(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Cho
                 del ways[name]
         gain, quiet = _gains(ways, plain)
     best = max(gain, key=lambda name: gain[name])
-    return Choice(best if gain[best] >= GAIN else plain, gain, change, refused), quiet
+    return Choice(best if gain[best] >= GAIN else plain, gain, change, refused, quiet)
 
 
 def _gains(ways: Mapping[str, Way], plain: str) -> tuple[dict[str, float], bool]:

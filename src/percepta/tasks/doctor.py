@@ -140,7 +140,7 @@ def _speed() -> Iterator[Finding]:
         return
     yield Finding("speed", "processor", True, machine.processor())
     for subject, (kind, shape, precision) in SPEED.items():
-        yield Finding("speed", subject, True, str(machine.choice(kind, shape, getattr(torch, precision))))
+        yield Finding("speed", subject, True, str(machine.choice(kind, shape, getattr(torch, precision), again=True)))
 
 
 def _weights() -> Iterator[Finding]:

@@ -64,7 +64,7 @@ def match_grid(
     sources, destinations = split_grid(height, width, stride, picks.to(metric.device))
     sources, destinations = sources.expand(batch, -1), destinations.expand(batch, -1)
     compared = unit(metric)
-    if reach is None or 2 * reach + 1 >= windows[0]:
+    if reach is None or reach >= windows[0] - 1:
         best, choice = closest(compared, sources, destinations)
     else:
         best, choice = closest_in_rows(compared, sources, destinations, windows, stride[0] * stride[1] - 1, reach)
@@ -150,8 +150,9 @@ def hash_picks(height: int, width: int, stride: tuple[int, int], seed: Tensor) -
     Args:
         seed: (B,) int64; each has its own map.
 
-    Returns: (B, height // rows, width // columns) int64, as `match_grid` takes them.
+    Returns: (B, height // rows, width // columns) int64, as `match_grid` takes them. Raises: BadInput.
     """
+    check_grid(height, width, stride)
     rows, columns = stride
     high, wide = height // rows, width // columns
     window = torch.arange(high * wide, device=seed.device)

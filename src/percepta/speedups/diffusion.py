@@ -139,17 +139,8 @@ def merge_diffusion_tokens(  # noqa: PLR0913 (the front door)
     Raises: BadInput for a model that is not known or of which nothing would merge, or a setting that cannot be. A call
         of the model raises it for latents too small for the windows, masks over the picture's tokens, chunked MLPs.
     """
-    if not 0 <= ratio <= 1:
-        raise out_of_range("ratio", ratio, "0 to 1")
-    if len(stride) != 2 or min(stride) < 1 or stride[0] * stride[1] < 2:
-        raise out_of_range("stride", stride, "rows and columns of a window of 2 tokens or more")
-    if strategy not in DIFFUSION_STRATEGIES:
-        raise one_of("strategy", strategy, DIFFUSION_STRATEGIES)
     kinds = {"attention": attention, "cross_attention": cross_attention, "mlp": mlp}
-    chosen = [kind for kind, wanted in kinds.items() if wanted]
-    if not chosen or (strategy == "downsample-keys" and chosen != ["attention"]):
-        only = "attention alone" if strategy == "downsample-keys" else "attention, cross_attention or mlp"
-        raise BadInput(f"{strategy} needs {only}; got {', '.join(chosen) or 'none'}.")
+    chosen = checked_kinds(ratio, stride, strategy, kinds)
     denoiser = model if grid else denoiser_of(model)
     size = grid or latent_size(denoiser)
     found = list(single_block(denoiser) if grid else places_of(denoiser))
@@ -161,6 +152,21 @@ def merge_diffusion_tokens(  # noqa: PLR0913 (the front door)
     if places:
         merging.attach(places, Call(*size), hear_calls=not grid)
     return merging
+
+
+def checked_kinds(ratio: float, stride: tuple[int, int], strategy: str, kinds: dict[str, bool]) -> list[str]:
+    """The kinds of sub-layers that are wanted. Raises BadInput for settings that cannot be."""
+    if not 0 <= ratio <= 1:
+        raise out_of_range("ratio", ratio, "0 to 1")
+    if len(stride) != 2 or min(stride) < 1 or stride[0] * stride[1] < 2:
+        raise out_of_range("stride", stride, "rows and columns of a window of 2 tokens or more")
+    if strategy not in DIFFUSION_STRATEGIES:
+        raise one_of("strategy", strategy, DIFFUSION_STRATEGIES)
+    chosen = [kind for kind, wanted in kinds.items() if wanted]
+    if not chosen or (strategy == "downsample-keys" and chosen != ["attention"]):
+        only = "attention alone" if strategy == "downsample-keys" else "attention, cross_attention or mlp"
+        raise BadInput(f"{strategy} needs {only}; got {', '.join(chosen) or 'none'}.")
+    return chosen
 
 
 class Place(NamedTuple):

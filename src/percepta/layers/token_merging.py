@@ -64,16 +64,12 @@ class Plan(NamedTuple):
         Returns: (B, n, D) in the dtype of `x`, and (B, n) in that of the sums.
         """
         wide = torch.promote_types(x.dtype, torch.float32)
-        rows, moved = take(x, self.kept).to(wide), take(x, self.source).to(wide)
-        if size is None:
-            sizes = rows.new_ones(self.kept.shape)
-            moved_sizes = rows.new_ones(self.source.shape)
-        else:
-            sizes, moved_sizes = size.to(wide).gather(1, self.kept), size.to(wide).gather(1, self.source)
-            rows, moved = rows * sizes.unsqueeze(-1), moved * moved_sizes.unsqueeze(-1)
-        sizes = sizes.scatter_add(1, self.target, moved_sizes)
+        ones = x.new_ones(*x.shape[:2], 1, dtype=wide) if size is None else size.to(wide).unsqueeze(-1)
+        counted = torch.cat([x.to(wide) if size is None else x * ones, ones], dim=-1)  # features and sizes in one go
+        rows, moved = take(counted, self.kept), take(counted, self.source)
         sums = rows.flatten(0, 1).index_add(0, flat_rows(self.target, rows.shape[1]), moved.flatten(0, 1))
-        return (sums.view_as(rows) / sizes.unsqueeze(-1)).to(x.dtype), sizes
+        features, sizes = sums.view_as(rows).split((x.shape[-1], 1), dim=-1)
+        return (features / sizes).to(x.dtype), sizes.squeeze(-1)
 
     def unmerge(self, y: Tensor) -> Tensor:
         """(B, n, D) → (B, N, D): every input position gets the row it went into; a dropped one gets zeros."""
@@ -169,8 +165,8 @@ def match_bipartite(
     remove = min(remove, (count - len(places)) // 2)
     if remove <= 0:
         return identity(batch, count, metric.device)
-    even, odd = unit(metric[:, ::2]), unit(metric[:, 1::2])
-    scores = similarities(even, odd)
+    compared = unit(metric)
+    scores = similarities(compared[:, ::2], compared[:, 1::2])
     if size is not None:
         scores = -merge_losses(scores, size[:, ::2], size[:, 1::2])
     for place in places:
@@ -179,7 +175,7 @@ def match_bipartite(
         else:
             scores[:, place // 2] = -torch.inf
     best, choice = scores.max(dim=-1)
-    return paired(best, choice, remove, odd.shape[1], places)
+    return paired(best, choice, remove, scores.shape[2], places)
 
 
 def paired(best: Tensor, choice: Tensor, remove: int, odd: int, protected: Sequence[int]) -> Plan:
@@ -197,8 +193,7 @@ def paired(best: Tensor, choice: Tensor, remove: int, odd: int, protected: Seque
     going, staying = order[:, :remove], order[:, remove:]
     if 0 in protected:
         staying = staying.sort(dim=-1).values
-    odd_places = (2 * torch.arange(odd, device=best.device) + 1).expand(batch, -1)
-    kept = torch.cat([2 * staying, odd_places], dim=1)
+    kept = torch.cat([2 * staying, torch.arange(1, 2 * odd, 2, device=best.device).expand(batch, -1)], dim=1)
     lead = max(protected, default=-1) + 1
     if lead > 1:  # protected tokens of both halves stand in front, in their order
         first = even - remove
@@ -315,6 +310,8 @@ def unit(x: Tensor) -> Tensor:
 
 def similarities(a: Tensor, b: Tensor) -> Tensor:
     """(B, M, C), (B, N, C) → (B, M, N) products in float32, also under autocast."""
+    if not torch.is_autocast_enabled(a.device.type):
+        return a @ b.transpose(1, 2)
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.transpose(1, 2)
 

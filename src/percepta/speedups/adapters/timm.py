@@ -314,7 +314,8 @@ class MergedTrunk:
             patches = coordinates(rope, self._grid(x), tokens.x.device)
             tokens = tokens._replace(position=placed(patches, prefix, len(x)))
         for index, (block, policy) in enumerate(zip(itertools.islice(trunk.blocks, stop), self.policies)):
-            _refuse_hooks(block, *attentions(block))
+            own = getattr(block, "attn", None)
+            _refuse_hooks(block, *(attentions(block) if own is None else [own]))
             if tokens.position is not None and (tokens.position is not seen or getattr(trunk, "rope_mixed", False)):
                 seen = tokens.position
                 places = seen[:1] if tokens.size is None else seen  # all pictures have the same grid until they merge

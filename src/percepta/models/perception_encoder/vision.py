@@ -62,9 +62,7 @@ class VisionTower(nn.Module):
             self.projection = normal(width, config.output_dim, std=width**-0.5)
         self.gradient_checkpointing = False
         self.shorten: tuple[Shorten | None, ...] | None = None  # what each block does to its tokens, if anything
-        self.shorten_frames: tuple[Shorten | None, ...] | None = (
-            None  # the same for frames of a video
-        )
+        self.shorten_frames: tuple[Shorten | None, ...] | None = None  # the same for frames of a video
         self.seams: tuple[int, ...] = ()  # blocks where that makes one sequence of two
 
     def forward(self, x: Pictures, layer: int = -1, strip_class_token: bool = False) -> Any:

@@ -193,10 +193,25 @@ def test_no_tensor_grows_faster_than_tokens_times_features() -> None:
         inputs = streams(tokens, 8, 1)
         for causal in (False, True):
             with Largest() as seen:
-                hydra(*inputs, causal=causal)
+                hydra(*(x.requires_grad_() for x in inputs), causal=causal)
             assert seen.numbers == tokens * 8
             calls.append(seen.calls)
+        with torch.no_grad(), Largest() as seen:
+            hydra(*inputs)
+        assert seen.numbers == tokens * 8
     assert calls[:2] == calls[2:]
+
+
+@pytest.mark.parametrize("kernel", ["cosine", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_part_by_part_is_all_at_once(kernel: str, dtype: torch.dtype) -> None:
+    q, k, v = (x.to(dtype) for x in streams(700, 8, 2))
+    given = {"key_mask": numbers(2, 700) > 0, "size": numbers(2, 700, seed=1).abs(), "kernel": kernel}
+    whole = hydra(q.requires_grad_(), k, v, **given)  # for a gradient nothing is taken apart
+    parts = hydra(q.detach(), k, v, **given)
+    assert whole.requires_grad
+    assert parts.dtype == dtype
+    torch.testing.assert_close(parts, whole.detach(), atol=1e-4 if dtype != torch.bfloat16 else 0.3, rtol=2e-2)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ from percepta.errors import BadInput, one_of, wrong_shape
 KERNELS = ("cosine", "mean", "sigmoid-softmax", "tanh-softmax")
 NORMALISATIONS = ("none", "mean")
 SMALLEST_NORM = 1e-12
+PART = (
+    128  # tokens at a time where nothing is kept for gradients: a few hundred kilobytes each of keys, values, products
+)
 
 
 class HydraState(NamedTuple):
@@ -76,6 +79,8 @@ def hydra(
             f"causal and state need kernel 'cosine' or 'mean', since a softmax over tokens changes with every new one; "
             f"got {kernel!r}."
         )
+    if _in_parts(q, k, v, size) and not (causal or kernel.endswith("softmax") or state or normalise != "none"):
+        return _hydra_in_parts(q, k, v, key_mask, size, kernel)
     gathered = _gathered(k, v, key_mask, size, kernel)
     total = gathered.cumsum(1) if causal else gathered.sum(1, keepdim=True)
     if state is not None:
@@ -224,6 +229,29 @@ def _scale(x: Tensor, kernel: str) -> Tensor:
         return x.new_full((1, 1, 1), x.shape[-1] ** -0.5)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return torch.where(norm > SMALLEST_NORM, norm.clamp_min(SMALLEST_NORM).reciprocal(), 0.0)
+
+
+def _in_parts(*given: Tensor | None) -> bool:
+    """Whether tokens may be taken part by part: many on a CPU, and nobody differentiates or traces."""
+    known = [x for x in given if x is not None]
+    differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in known)
+    quiet = not (differentiates or torch.compiler.is_compiling())
+    return quiet and known[0].device.type == "cpu" and max(x.shape[1] for x in known) > 2 * PART
+
+
+def _hydra_in_parts(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, size: Tensor | None, kernel: str
+) -> Tensor:
+    """`hydra` with what lies between kept in the cache; the output is all that is allocated for every token."""
+    total = q.new_zeros(len(q), 1, q.shape[2], dtype=_accumulation(k.dtype))
+    for start in range(0, k.shape[1], PART):
+        rows = slice(start, start + PART)
+        part_mask, part_size = (None if x is None else x[:, rows] for x in (key_mask, size))
+        total += _gathered(k[:, rows], v[:, rows], part_mask, part_size, kernel).sum(1, keepdim=True)
+    output = torch.empty_like(q, memory_format=torch.contiguous_format)
+    for asked, given in zip(q.split(PART, 1), output.split(PART, 1)):
+        given.copy_(_gate(asked, kernel) * total)
+    return output
 
 
 def _counts(gathered: Tensor, key_mask: Tensor | None, size: Tensor | None) -> Tensor:

@@ -47,6 +47,7 @@ class DiffusionMerging:
         """Make these blocks merge; `hear_calls` says whether the model's calls tell the size of the latent."""
         if hear_calls:
             self._hooks.append(self.model.register_forward_pre_hook(call.begin, with_kwargs=True))
+            self._hooks.append(self.model.register_forward_hook(call.end))
         for index, place in enumerate(places):
             merged = MergedBlock(place.name, index, place.downsample, place.rounds_up, place.parts, self.settings, call)
             self.blocks.append(merged)
@@ -110,6 +111,7 @@ def merge_diffusion_tokens(  # noqa: PLR0913 (the front door)
     random: bool = True,
     seed: int = 0,
     reach: int | None = None,
+    reuse: bool = False,
     grid: tuple[int, int] | None = None,
 ) -> DiffusionMerging:
     """Let a denoiser merge tokens around its self-attention from now on; `ratio=0` turns it off.
@@ -131,13 +133,17 @@ def merge_diffusion_tokens(  # noqa: PLR0913 (the front door)
         seed: of the random destinations.
         reach: how many rows of windows up and down a token looks for its destination; None looks at all, as the paper
             does. 1 makes matching several times cheaper.
+        reuse: whether, within one call of the model, the first block of each resolution matches for all that follow;
+            otherwise every block matches for itself, as the paper does. A single block and "downsample-keys" have
+            nothing to share. Not with gradient checkpointing.
         grid: rows and columns of tokens, for a model that is a single transformer block (with sub-layers `attn1`,
             `attn2` and `ff`).
 
     Returns: which blocks merge how many tokens; it undoes it as well, and is a context manager.
 
     Raises: BadInput for a model that is not known or of which nothing would merge, or a setting that cannot be. A call
-        of the model raises it for latents too small for the windows, masks over the picture's tokens, chunked MLPs.
+        of the model raises it for latents too small for the windows, masks over the picture's tokens, chunked MLPs,
+        and for gradient checkpointing with `reuse`.
     """
     kinds = {"attention": attention, "cross_attention": cross_attention, "mlp": mlp}
     chosen = checked_kinds(ratio, stride, strategy, kinds)
@@ -148,7 +154,8 @@ def merge_diffusion_tokens(  # noqa: PLR0913 (the front door)
     previous = getattr(denoiser, MARK, None)
     if isinstance(previous, DiffusionMerging):
         previous.remove()
-    merging = DiffusionMerging(denoiser, Settings(ratio, stride, strategy, random, seed, reach), size)
+    settings = Settings(ratio, stride, strategy, random, seed, reach, reuse and not grid)
+    merging = DiffusionMerging(denoiser, settings, size)
     if places:
         merging.attach(places, Call(*size), hear_calls=not grid)
     return merging

@@ -38,6 +38,7 @@ class Settings:
     random: bool
     seed: int
     reach: int | None
+    reuse: bool
 
 
 @dataclass
@@ -47,11 +48,13 @@ class Call:
     Attributes:
         height, width: of the latent picture.
         turn: (1,) or (B,) int64, another one for every timestep; None outside a denoiser.
+        shared: the plan of each resolution, made by its first block and reused by the others; None when no call runs.
     """
 
     height: int = 0
     width: int = 0
     turn: Tensor | None = None
+    shared: dict[int, Plan] | None = None
 
     def begin(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a denoiser runs: the size of its sample, and its timestep."""
@@ -65,6 +68,11 @@ class Call:
             timestep = torch.full((1,), timestep, dtype=torch.float32)
         # Thousandths, since some models count from 0 to 1.
         self.turn = (timestep.detach().reshape(-1).float() * 1000).round().long()
+        self.shared = {}  # also after a call that an exception ended
+
+    def end(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Behind a denoiser: its plans have served."""
+        self.shared = None
 
 
 @dataclass
@@ -115,6 +123,20 @@ class MergedBlock:
         """Before the block: the plan of this call, from the block's input."""
         x = tokens_of(args, kwargs)
         height, width = self._checked_grid(x)
+        if not self.settings.reuse:
+            self.plan = self._match(x, height, width)
+            return
+        shared = self.call.shared
+        if shared is None:
+            raise BadInput(
+                f"{self.name} was called outside a call of its model, where reuse has no plan (gradient checkpointing "
+                "does so); use reuse=False."
+            )
+        if self.downsample not in shared:
+            shared[self.downsample] = self._match(x, height, width)
+        self.plan = shared[self.downsample]
+
+    def _match(self, x: Tensor, height: int, width: int) -> Plan:
         settings, picks = self.settings, None
         if settings.random:
             turn = self.call.turn
@@ -122,7 +144,7 @@ class MergedBlock:
             key = settings.seed * 4096 + self.index
             picks = hash_picks(height, width, settings.stride, scramble(turn.to(x.device)) + key)
         remove = int(x.shape[1] * settings.ratio)
-        self.plan = match_grid(x, height, width, remove, settings.stride, picks, settings.reach)
+        return match_grid(x, height, width, remove, settings.stride, picks, settings.reach)
 
     def forget(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Behind the block: its plan has served."""

@@ -156,14 +156,15 @@ def errors(x: Tensor, seed: int) -> dict[str, float]:
     coarse = coarsen(x, SIDE, SIDE)
     repeated = attend(coarse, coarse).unflatten(1, (SIDE // 2, SIDE // 2)).transpose(1, 3)
     repeated = F.interpolate(repeated, (SIDE, SIDE), mode="nearest").transpose(1, 3).flatten(1, 2)
-    half = match(0.5)
+    half, stripes = match(0.5), match(0.5, (1, 2), fixed=True)
     return {
         "merge .25": merged(match(0.25)),
         "merge .5": merged(half),
         "merge .75": merged(match(0.75)),
-        "merge .5, stripes": merged(match_grid(x, SIDE, SIDE, SIDE * SIDE // 2, (1, 2))),
+        "merge .5, stripes": merged(stripes),
         "merge .5, first": merged(match(0.5, fixed=True)),
         "merge .5, sizes": merged(half, sized=True),
+        "stripes, sizes": merged(stripes, sized=True),
         "merge .5, reach 1": merged(match(0.5, reach=1)),
         "prune .5": pruned(half),
         "downsample-keys": error(attend(x, coarse)),
@@ -173,6 +174,7 @@ def errors(x: Tensor, seed: int) -> dict[str, float]:
 
 CLAIMS = (
     ("a random destination of 2 x 2 errs less than stripes", "merge .5", "merge .5, stripes"),
+    ("the same where attention counts sizes", "merge .5, sizes", "stripes, sizes"),
     ("a random destination of 2 x 2 errs less than the first", "merge .5", "merge .5, first"),
     ("merging errs less than pruning", "merge .5", "prune .5"),
     ("attention that ignores sizes errs less than one that counts them", "merge .5", "merge .5, sizes"),

@@ -63,7 +63,8 @@ def compare(name: str, side: int, ratio: float, rounds: int) -> None:
         return attention(tokens, tokens, tokens, heads)
 
     def layer(tokens: Tensor) -> Tensor:
-        return out(attention(*into(tokens).chunk(3, dim=-1), heads))
+        q, k, v = into(tokens).chunk(3, dim=-1)
+        return out(attention(q, k, v, heads))
 
     def merged(plan: Plan, sublayer: Callable[[Tensor], Tensor], times: int = 1) -> None:
         for _ in range(times):

@@ -135,15 +135,14 @@ def merge_diffusion_tokens(  # noqa: PLR0913 (the front door)
             does. 1 makes matching several times cheaper.
         reuse: whether, within one call of the model, the first block of each resolution matches for all that follow;
             otherwise every block matches for itself, as the paper does. A single block and "downsample-keys" have
-            nothing to share. Not with gradient checkpointing.
+            nothing to share; gradient checkpointing is refused (in the backward pass).
         grid: rows and columns of tokens, for a model that is a single transformer block (with sub-layers `attn1`,
             `attn2` and `ff`).
 
     Returns: which blocks merge how many tokens; it undoes it as well, and is a context manager.
 
     Raises: BadInput for a model that is not known or of which nothing would merge, or a setting that cannot be. A call
-        of the model raises it for latents too small for the windows, masks over the picture's tokens, chunked MLPs,
-        and for gradient checkpointing with `reuse`.
+        of the model raises it for latents too small for the windows, masks over the picture's tokens, chunked MLPs.
     """
     kinds = {"attention": attention, "cross_attention": cross_attention, "mlp": mlp}
     chosen = checked_kinds(ratio, stride, strategy, kinds)

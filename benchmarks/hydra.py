@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from _verdicts import verdict
 from percepta.layers.hydra import hydra
 from percepta.speedups import hydra_attention
 
@@ -41,7 +42,6 @@ SETTINGS = {
     "all sigmoid-softmax": ("all", "sigmoid-softmax"),
 }
 BATCH, RATE = 64, 4e-3
-NO_LOSS = 1.0  # points that a setting said to be no worse may be worse
 CLAIMS = (
     ("back:1 is no worse than softmax", "back:1", "softmax", False),
     ("back:2 is no worse than softmax", "back:2", "softmax", False),
@@ -157,18 +157,6 @@ def trained(setting: str, seed: int, epochs: int) -> float:
     with torch.no_grad():
         right = model.eval()(test).argmax(1) == test_labels
     return 100 * right.float().mean().item()
-
-
-def verdict(differences: list[float], claims_difference: bool) -> str:
-    """What a claim comes to, from the paired differences of all seeds; the margin is two standard errors."""
-    mean = statistics.mean(differences)
-    margin = 2 * statistics.stdev(differences) / len(differences) ** 0.5
-    if claims_difference:
-        word = "holds" if mean > margin else "contradicted" if mean < -margin else "open, within noise"
-    else:
-        low = mean - margin
-        word = "holds" if low > -NO_LOSS else "contradicted" if mean < -margin else "open, within noise"
-    return f"{word} ({mean:+.2f} points, two standard errors {margin:.2f})"
 
 
 def quality(seeds: int, epochs: int) -> None:

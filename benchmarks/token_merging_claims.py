@@ -2,7 +2,7 @@
 
 Each finding compares two ways to remove as many tokens from the packaged `pe-core-nano`, without training, over three
 parts of the data: words to pictures on generated scenes (recall at 1 among 333) and, with --data, zero-shot accuracy on
-1,000 photographs of CIFAR-10. A verdict's margin is two standard errors of the paired differences over the parts.
+3,000 photographs of CIFAR-10 each. A verdict's margin is two standard errors of the paired differences over the parts.
 The paper measured classifiers of 197 tokens and more; this is a contrastive model of 65, so a finding may differ.
 
     python benchmarks/token_merging_claims.py
@@ -12,7 +12,6 @@ The paper measured classifiers of 197 tokens and more; this is a contrastive mod
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 import percepta
+from _verdicts import verdict
 from percepta.layers import Plan, Tokens, match_bipartite, shortened
 from percepta.speedups import Moment, TokenMerging, adapter_for, merge_tokens, schedule_for
 from token_merging_accuracy import measure, photographs_score, row, scenes_score
 
-NO_LOSS = 1.0  # points that a setting said to be no worse may be worse
 CLAIMS = (
     ("merging is better than random pruning", "merging", "random pruning", True),
     ("keys are better than features", "merging", "features, not keys", True),
@@ -106,18 +105,6 @@ def settings(model: nn.Module, removed: int) -> dict[str, Callable[[], TokenMerg
         "random pruning": lambda: merge_tokens(model, schedule=constant, strategy=random_pruning),
         "decreasing": lambda: merge_tokens(model, schedule=decreasing),
     }
-
-
-def verdict(differences: list[float], claims_difference: bool) -> str:
-    """What a claim comes to, from paired differences; the margin is two standard errors."""
-    mean = statistics.mean(differences)
-    margin = 2 * statistics.stdev(differences) / len(differences) ** 0.5
-    if claims_difference:
-        word = "holds" if mean > margin else "contradicted" if mean < -margin else "open, within noise"
-    else:
-        low = mean - margin
-        word = "holds" if low > -NO_LOSS else "contradicted" if mean < -margin else "open, within noise"
-    return f"{word} ({mean:+.2f} points, margin {margin:.2f})"
 
 
 @torch.no_grad()

@@ -7,6 +7,9 @@ same order.
 
     python benchmarks/hydra.py                         # costs
     python benchmarks/hydra.py --parts quality         # every setting trained over three seeds, ten minutes on one core
+    python benchmarks/hydra.py --parts tuned --weights model.safetensors --data cifar10-test.parquet
+
+The last says what `percepta train pe-core-nano-hydra` regains of what its conversion loses.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import percepta
 from _verdicts import verdict
 from percepta.layers.hydra import hydra
 from percepta.speedups import hydra_attention
+from token_merging_accuracy import measure, photographs_score, scenes_score
 
 TOKENS = (197, 577, 1024, 2048, 4096, 8192)
 SETTINGS = {
@@ -172,21 +178,39 @@ def quality(seeds: int, epochs: int) -> None:
         print(f"{claim}: {verdict(paired, difference)}")
 
 
+@torch.no_grad()
+def tuned(weights: Path, data: Path | None) -> None:
+    """Print what pe-core-nano scores plain, with its last two blocks converted, and with those fine-tuned weights."""
+    for name, file, blocks in (("plain", None, []), ("converted", None, "back:2"), ("tuned", weights, "back:2")):
+        model = percepta.load("pe-core-nano", weights=file)
+        hydra_attention(model, blocks)
+        tasks = {"scenes": scenes_score(model)} | ({"cifar10": photographs_score(model, data)} if data else {})
+        for task, scores in measure(tasks).items():
+            each = " ".join(f"{score:6.1f}" for score in scores)
+            print(f"{name:<10} {task:<8} mean {statistics.mean(scores):5.1f}   {each}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["cost", "quality"], default=["cost"])
+    parser.add_argument("--parts", nargs="+", choices=["cost", "quality", "tuned"], default=["cost"])
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--weights", type=Path, help="what the recipe pe-core-nano-hydra wrote")
+    parser.add_argument("--data", type=Path, help="the CIFAR-10 test set, for its photographs beside scenes")
     given = parser.parse_args()
+    if "tuned" in given.parts and not given.weights:
+        parser.error("--parts tuned needs --weights")
     torch.set_num_threads(1)
     print(f"{platform.machine()}, one thread, torch {torch.__version__}")
     if "cost" in given.parts:
         cost(given.width, given.heads, given.rounds)
     if "quality" in given.parts:
         quality(given.seeds, given.epochs)
+    if "tuned" in given.parts:
+        tuned(given.weights, given.data)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,14 @@ from percepta.layers.block import Block, DropPath, LayerScale, Shorten
 from percepta.layers.chunked import PreparedAttention, attend_in_tiles
 from percepta.layers.packed import PackedLinear, PackedMlp
 from percepta.layers.positions import resize_positions
+from percepta.layers.regions import (
+    clean_masks,
+    error_centres,
+    fill_holes,
+    label_components,
+    remove_specks,
+    squared_distances,
+)
 from percepta.layers.rope import grid_angles, grid_positions, grid_rotation, place_rotation, rope_angles, rotate
 from percepta.layers.token_merging import (
     Plan,
@@ -35,11 +43,15 @@ __all__ = [
     "Tokens",
     "attend",
     "attend_in_tiles",
+    "clean_masks",
     "coarsen",
+    "error_centres",
+    "fill_holes",
     "grid_angles",
     "grid_positions",
     "grid_rotation",
     "hash_picks",
+    "label_components",
     "match_agglomerative",
     "match_bipartite",
     "match_grid",
@@ -47,10 +59,12 @@ __all__ = [
     "match_random",
     "place_rotation",
     "removals",
+    "remove_specks",
     "resize_positions",
     "restored",
     "rope_angles",
     "rotate",
     "shortened",
+    "squared_distances",
     "token_counts",
 ]

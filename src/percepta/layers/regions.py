@@ -271,7 +271,7 @@ def error_centres(truth: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
     _check_masks("guess", guess)
     if truth.shape != guess.shape:
         raise wrong_shape("guess", guess.shape, f"{tuple(truth.shape)}, as truth has")
-    count, height, width = truth.shape
+    count, _, width = truth.shape
     points = torch.zeros(count, 2, device=truth.device)
     labels = torch.zeros(count, dtype=torch.long, device=truth.device)
     if not truth.numel():

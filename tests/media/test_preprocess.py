@@ -56,6 +56,38 @@ def test_equal_on_a_large_jpeg(tmp_path: Path) -> None:
     assert 0 < difference.mean() < 0.01
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("filter_", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(61, 90), (90, 61), (33, 20), (48, 48), (47, 201)])
+def test_floats_are_equal_to_torchvision(mode: str, filter_: str, size: tuple[int, int]) -> None:
+    """The order of SAM 2's image predictor: to floats, antialiased resize, normalise."""
+    thing, how = picture(*size, mode), transforms.InterpolationMode(filter_)
+    for resize in ("squash", "shorter_side_center_crop"):
+        steps = [transforms.Resize((48, 48) if resize == "squash" else 48, interpolation=how, antialias=True)]
+        steps += [] if resize == "squash" else [transforms.CenterCrop(48)]
+        wanted = transforms.Normalize(CLIP_MEAN, CLIP_STD)(
+            transforms.Compose(steps)(transforms.ToTensor()(thing.convert("RGB")))
+        )
+        prepare = Preprocess(48, resize, CLIP_MEAN, CLIP_STD, filter=filter_, arithmetic="floats")
+        got = prepare(thing)
+        assert got.is_contiguous()
+        assert torch.equal(got, wanted)
+        assert torch.equal(prepare.tensor(prepare.picture(thing)), wanted)
+    assert prepare(thing, size=(20, 30)).shape == (3, 20, 30)
+    assert torch.equal(prepare(thing, size=None), Preprocess(48, "none", CLIP_MEAN, CLIP_STD)(thing))
+
+
+@pytest.mark.parametrize("size", [(61, 90), (900, 700), (48, 48)])
+def test_bicubic_is_that_of_pil(size: tuple[int, int], tmp_path: Path) -> None:
+    """The order of SAM 2's video loader: PIL's bicubic filter on bytes, then floats."""
+    picture(*size).save(tmp_path / "x.jpg")
+    pixels = np.array(Image.open(tmp_path / "x.jpg").convert("RGB").resize((48, 48)))  # bicubic is PIL's default
+    wanted = transforms.Normalize(CLIP_MEAN, CLIP_STD)(torch.from_numpy(pixels / 255.0).permute(2, 0, 1).float())
+    got = Preprocess(48, "squash", CLIP_MEAN, CLIP_STD, filter="bicubic")(tmp_path / "x.jpg")
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+    assert not torch.equal(got, Preprocess(48, "squash", CLIP_MEAN, CLIP_STD)(tmp_path / "x.jpg")) or size == (48, 48)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "RGBA"])
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 @pytest.mark.parametrize(
@@ -139,6 +171,8 @@ def test_video(rule: str, tmp_path: Path) -> None:
         {"image_size": 2.5},
         {"image_size": 10**6},
         {"image_size": 8, "resize": "squish"},
+        {"image_size": 8, "filter": "nearest"},
+        {"image_size": 8, "arithmetic": "halves"},
         {"image_size": 8, "std": (0.5, 0.5, 0.0)},
         {"image_size": 8, "mean": (0.5, 0.5)},
         {"image_size": 8, "mean": (0.5, 0.5, float("nan"))},

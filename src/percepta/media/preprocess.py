@@ -2,6 +2,7 @@
 
 The official order (Perception Encoder, arXiv 2504.13181): resize in the picture's own mode with PIL's antialiased
 bilinear filter, crop, only then convert to RGB, divide by 255, normalise.
+The order of SAM 2's image predictor (arXiv 2408.00714): RGB, divide by 255, resize the floats, normalise.
 Unusual: bit-exact with the torchvision pipeline and faster, because on a free core large JPEGs are
 resized while they are decoded, and bytes become normalised floats by one table look-up.
 """
@@ -9,6 +10,7 @@ resized while they are decoded, and bytes become normalised floats by one table 
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from percepta.errors import BadInput, BadMedia, one_of, out_of_range
 from percepta.media.overlapping import open_and_resize
@@ -23,6 +26,8 @@ from percepta.media.pictures import converting, one_line, open_draft, open_pictu
 from percepta.media.resizing import resize_bilinear
 
 RESIZES = ("squash", "shorter_side_center_crop", "none")
+FILTERS = ("bilinear", "bicubic")
+ARITHMETICS = ("bytes", "floats")
 Size = int | tuple[int, int]
 _UNSET: Any = object()
 _MAX_RESIZED_PIXELS = 100_000_000
@@ -39,6 +44,9 @@ class Preprocess:
         mean, std: of each RGB channel, on the scale 0..1.
         fast: let the JPEG decoder halve the picture while at least twice the wanted size is left; about twice as
             fast, but pixels change (by 0.002 on average). Off, results are bit-exact.
+        filter: "bilinear" or "bicubic" (as SAM 2's videos are loaded); antialiased, both.
+        arithmetic: "bytes" (PIL resizes the picture in its own mode and rounds to bytes) or "floats" (the RGB
+            picture is divided by 255 and resized by torch, unrounded, as torchvision resizes tensors).
     """
 
     image_size: Size
@@ -46,11 +54,14 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     fast: bool = False
+    filter: str = "bilinear"
+    arithmetic: str = "bytes"
 
     def __post_init__(self) -> None:
         _check_size(self.image_size)
-        if self.resize not in RESIZES:
-            raise one_of("resize", self.resize, RESIZES, owner="Preprocess")
+        for what, allowed in (("resize", RESIZES), ("filter", FILTERS), ("arithmetic", ARITHMETICS)):
+            if getattr(self, what) not in allowed:
+                raise one_of(what, getattr(self, what), allowed, owner="Preprocess")
         for what in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, what))
             if len(values) != 3 or not np.isfinite(values).all() or (what == "std" and min(values) <= 0):
@@ -72,32 +83,55 @@ class Preprocess:
         """
         picture = self.picture(thing, size)
         with converting(picture_name(thing)):
-            return self.tensor(picture)
+            return self.tensor(picture, size)
 
     def picture(self, thing: Any, size: Size | None = _UNSET) -> Image.Image:
-        """The picture after resize and crop, still in its own mode where that mode can be resized."""
+        """The picture after resize and crop, still in its own mode where that mode can be resized.
+
+        With the arithmetic "floats" it is the whole picture: `tensor` resizes it.
+        """
         height, width = self._target(size)
         name = picture_name(thing)
-        if self.resize == "none" or height is None or width is None:
+        if height is None or width is None:
             opened = open_picture(thing)
+            with converting(name):
+                return _resizable(opened)
+        least = (2 * width, 2 * height)
+        if self.arithmetic == "floats":
+            opened = open_draft(thing, least) if self.fast else open_picture(thing)
             with converting(name):
                 return _resizable(opened)
 
         def size_for(seen: tuple[int, int]) -> tuple[int, int]:
-            return (width, height) if self.resize == "squash" else _around(seen, max(height, width))
+            return self._before_crop(seen, height, width)
 
-        resized = None if self.fast else open_and_resize(thing, size_for)
+        plain = self.filter == "bilinear"
+        resized = open_and_resize(thing, size_for) if plain and not self.fast else None
         if resized is None:
-            opened = open_draft(thing, (2 * width, 2 * height)) if self.fast else open_picture(thing)
+            opened = open_draft(thing, least) if self.fast else open_picture(thing)
             with converting(name):
-                resized = resize_bilinear(_resizable(opened), size_for(opened.size))
+                whole, wanted = _resizable(opened), size_for(opened.size)
+                resized = resize_bilinear(whole, wanted) if plain else whole.resize(wanted, Image.Resampling.BICUBIC)
         return resized if self.resize == "squash" else _center_crop(resized, height, width)
 
-    def tensor(self, picture: Image.Image) -> torch.Tensor:
-        """(3, H, W) float32: a picture that has its final size, converted to RGB and normalised."""
+    def tensor(self, picture: Image.Image, size: Size | None = _UNSET) -> torch.Tensor:
+        """(3, H, W) float32: a picture as `picture` gives it, converted to RGB and normalised.
+
+        Args:
+            size: as in the call; with the arithmetic "bytes" the picture has its size already.
+        """
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
-        return torch.from_numpy(_normalised(np.asarray(picture), self.mean, self.std))
+        height, width = self._target(size)
+        if self.arithmetic == "bytes" or height is None or width is None:
+            return torch.from_numpy(_normalised(np.asarray(picture), self.mean, self.std))
+        columns, rows = self._before_crop(picture.size, height, width)
+        resized = _resized_floats(np.asarray(picture), rows, columns, self.filter)
+        if self.resize != "squash":
+            left, top = round((columns - width) / 2), round((rows - height) / 2)
+            resized = resized[:, top : top + height, left : left + width]
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return resized.sub(mean).div_(std)
 
     def video(self, path: Any, count: int = 8, rule: str = "ends", size: Size | None = _UNSET) -> torch.Tensor:
         """(count, 3, H, W) float32: frames of a video, chosen by `sample_frames`.
@@ -133,9 +167,12 @@ class Preprocess:
             return None, None
         if size is _UNSET:
             size = self.image_size
-            if self.resize == "none":
-                return None, None
-        return _check_size(size)
+        height, width = _check_size(size)
+        return (None, None) if self.resize == "none" else (height, width)
+
+    def _before_crop(self, seen: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+        """(width, height) that a picture of the size `seen` is resized to."""
+        return (width, height) if self.resize == "squash" else _around(seen, max(height, width))
 
 
 def _check_size(size: Size) -> tuple[int, int]:
@@ -198,6 +235,18 @@ def _center_crop(picture: Image.Image, height: int, width: int) -> Image.Image:
     """The middle, with offset round((side - S) / 2). Where height and width differ, the longer one was the S before."""
     left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
     return picture.crop((left, top, left + width, top + height))
+
+
+def _resized_floats(pixels: np.ndarray, rows: int, columns: int, how: str) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, rows, columns) float32 in 0..1, as torchvision resizes float tensors with antialiasing."""
+    with warnings.catch_warnings():  # PIL's memory is read-only, and only read here
+        warnings.simplefilter("ignore", UserWarning)
+        bytes_ = torch.from_numpy(pixels)
+    # The channels stay last in memory: bits are the same and a copy of the whole picture is saved.
+    floats = bytes_.to(torch.float32).div_(255).permute(2, 0, 1)[None]
+    if floats.shape[2:] != (rows, columns):
+        floats = interpolate(floats, (rows, columns), mode=how, align_corners=False, antialias=True)
+    return floats[0].contiguous()
 
 
 def _normalised(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -266,3 +267,26 @@ def test_another_recipe_does_not_go_on_with_a_run(tmp_path: Path, cifar: Path) -
     with pytest.raises(BadInput, match=r"another recipe \(batch_size, seed differ\)"):
         run(recipe(tmp_path, cifar, steps=8, batch_size=8, seed=1), model=model())
     assert run(recipe(tmp_path, cifar, steps=8, log_every=1), model=model()).step == 8  # longer is allowed
+
+
+def test_states_from_before_a_field_existed_go_on(tmp_path: Path, cifar: Path) -> None:
+    """A run that was saved when recipes had no `objective` and no `rates`."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    plan = recipe(tmp_path, cifar)
+    with pytest.raises(Killed):
+        run(plan, model=model(), progress=kill_at(5))
+    with safe_open(tmp_path / STATE_FILE, "pt") as state:
+        header = json.loads(state.metadata()["percepta_training"])
+    for name in ("objective", "rates"):
+        del header["recipe"][name]
+    save_file(load_file(tmp_path / STATE_FILE), tmp_path / STATE_FILE, {"percepta_training": json.dumps(header)})
+    assert run(plan, model=model()).finished
+    run(recipe(tmp_path / "whole", cifar), model=model())
+    assert same(tmp_path, tmp_path / "whole")
+
+
+def test_an_objective_that_does_not_exist_is_refused(tmp_path: Path, cifar: Path) -> None:
+    with pytest.raises(BadInput, match="objective of a recipe must be one of contrastive.*did you mean 'contrastive'"):
+        recipe(tmp_path, cifar, objective="contrastiv")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from percepta.errors import BadInput
-from percepta.training.optimisers import make_optimiser, parameter_groups
+from percepta.training.optimisers import make_optimiser, parameter_groups, rate_factors
+from percepta.training.recipe import RatesRecipe
 
 
 def model() -> nn.Module:
@@ -106,3 +107,56 @@ def test_muon_steps_block_matrices_and_adamw_the_rest() -> None:
 def test_muon_needs_blocks() -> None:
     with pytest.raises(BadInput, match="use adamw for this one"):
         make_optimiser("muon", model(), 0.1)
+
+
+class Trunk(nn.Module):
+    """Something before two blocks, something after them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.ones(1, 4))
+        self.patch_embed = nn.Linear(3, 4)
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.norm = nn.LayerNorm(4)
+
+
+def learner() -> nn.Module:
+    net = nn.Module()
+    net.model = nn.Module()
+    net.model.encoder = nn.Module()
+    net.model.encoder.trunk = Trunk()
+    net.model.head = nn.Linear(4, 2)
+    return net
+
+
+def test_layer_decay_counts_blocks_and_spares_what_is_exempt() -> None:
+    rates = RatesRecipe(layer_decay=0.5, layers="encoder.trunk", exempt=("*pos_embed*",), factors={"encoder.*": 0.1})
+    factors = {name.removeprefix("model."): value for name, value in rate_factors(learner(), rates).items()}
+    wanted = {
+        "encoder.trunk.pos_embed": 0.1,
+        "encoder.trunk.patch_embed.weight": 0.1 / 8,
+        "encoder.trunk.blocks.0.bias": 0.1 / 4,
+        "encoder.trunk.blocks.1.weight": 0.1 / 2,
+        "encoder.trunk.norm.weight": 0.1,
+        "head.weight": 1.0,
+    }
+    assert {name: factors[name] for name in wanted} == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+def test_every_optimiser_gets_the_factors(name: str) -> None:
+    net = learner()
+    rates = RatesRecipe(layer_decay=0.5, layers="encoder.trunk")
+    optimiser = make_optimiser(name, net, 1e-3, 0.1, rates=rates)
+    own = {id(p): group["factor"] for group in optimiser.param_groups for p in group["params"]}
+    factors = rate_factors(net, rates)
+    assert {n: own[id(p)] for n, p in net.named_parameters()} == pytest.approx(factors)
+    decays = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    assert all((decays[id(p)] > 0) == (p.ndim > 1) for p in net.parameters())
+
+
+def test_rates_that_fit_nothing_are_refused() -> None:
+    with pytest.raises(BadInput, match="'trunk.*' fits none"):
+        rate_factors(learner(), RatesRecipe(factors={"trunk.*": 0.1}))
+    with pytest.raises(BadInput, match="head has none"):
+        rate_factors(learner(), RatesRecipe(layer_decay=0.5, layers="head"))

@@ -53,3 +53,10 @@ def test_cosine_is_half_way_in_the_middle() -> None:
 def test_impossible_schedules_are_refused(name: str, numbers: tuple[int, int, int, int], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         schedule_factor(name, *numbers)
+
+
+def test_reciprocal_sqrt_halves_after_three_times_and_cools_down_to_nothing() -> None:
+    factors = [schedule_factor("reciprocal_sqrt", step, 90_000, 1000, 5000) for step in (0, 999, 4000, 84_999, 89_999)]
+    assert factors[:3] == pytest.approx([1e-3, 1.0, 0.5])
+    assert factors[3] == pytest.approx((1 + 83.999) ** -0.5)
+    assert factors[4] == pytest.approx((1 + 88.999) ** -0.5 / 5001)

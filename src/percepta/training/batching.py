@@ -7,7 +7,6 @@ exact for text towers that read causally up to an end token.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from percepta.training.augmentation import Draws, prepare_pictures
 from percepta.training.data import Batch
+from percepta.training.draws import number_of
 from percepta.training.sources import Part
 
 REMEMBERED_CAPTIONS = 200_000
@@ -56,12 +56,6 @@ def sample_means(embeddings: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
         return embeddings
     stretches = embeddings.split([count * frames for count, frames in runs])
     return torch.cat([rows.unflatten(0, run).mean(1) for rows, run in zip(stretches, runs, strict=True)])
-
-
-def number_of(*parts: object) -> int:
-    """A number of 63 bits that stands for its arguments, the same on every machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 class Tokens:

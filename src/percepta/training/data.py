@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from percepta.errors import PerceptaError
-from percepta.training.recipe import AugmentRecipe, DataRecipe
+from percepta.training.data_recipe import AugmentRecipe, DataRecipe
 from percepta.training.sources import SOURCES, Part, Source
 
 

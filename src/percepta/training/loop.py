@@ -1,12 +1,14 @@
 """One training loop over Lightning Fabric: from a recipe to weights.
 
-Batch, pictures and tokens, objective, update, log, save: `_Run.update` is the whole of a step. A step is a function of
-the recipe, the step number and the saved state, so that a run which was killed and resumed gives the same weights, bit
-for bit on a CPU, as one that was not. Several processes deal out each batch among them and take the same steps.
+Batch, inputs, losses, update, log, save: `_Run.update` is the whole of a step. What a batch turns into and what is
+learned is the objective's business (`objective_table`). A step is a function of the recipe, the step number and the
+saved state, so that a run which was killed and resumed gives the same weights, bit for bit on a CPU, as one that was
+not. Several processes deal out each batch among them and take the same steps.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -24,21 +26,19 @@ from percepta.errors import BadInput
 from percepta.running.loading import build, load, save
 from percepta.speedups.hydra import hydra_attention
 from percepta.training.averaging import MovingAverage
-from percepta.training.batching import Tokens, make_inputs, number_of
 from percepta.training.checkpointing import TrainingState
 from percepta.training.data import Batch, Mixture, batches
+from percepta.training.draws import number_of
 from percepta.training.interruption import stop_flag
 from percepta.training.launching import make_fabric, processes, share_threads
-from percepta.training.learner import Learner
-from percepta.training.objectives import LOG_SCALE_LIMIT
+from percepta.training.objective_table import make_objective
 from percepta.training.optimisers import make_optimiser
 from percepta.training.precision import product_precision
 from percepta.training.ranks import Ranks
-from percepta.training.recipe import Recipe, read_recipe
+from percepta.training.recipe import Recipe, make_recipe, read_recipe
 from percepta.training.records import Records
 from percepta.training.schedules import schedule_factor
 from percepta.training.sources import Part
-from percepta.training.validation import validate
 
 Figures = Mapping[str, float | int | str]
 Progress = Callable[[int, int, Figures], None]
@@ -77,7 +77,7 @@ def run(
 
     Args:
         recipe: a recipe, a YAML file or the name of a packaged recipe.
-        model: trained in place of a newly built one; needs `encode_image`, `encode_text`, `tokenize`, `logit_scale`.
+        model: trained in place of a newly built one; needs what the recipe's objective calls.
         resume: go on from the state in the recipe's folder where there is one; False starts afresh, and removes the
             state and the result that an earlier run left there.
         progress: told after every update (in the first process).
@@ -119,8 +119,9 @@ class _Run:
 
     def __init__(self, recipe: Recipe, fabric: Any, model: Any, ranks: Ranks) -> None:
         self.recipe, self.fabric, self.ranks, self.plain = recipe, fabric, ranks, model.train()
-        self.size = _native_size(model)
-        self.learner = Learner(model, recipe, ranks).to(fabric.device)
+        self.objective = make_objective(recipe, model, ranks)
+        self.size = self.objective.size()
+        self.learner = self.objective.learner.to(fabric.device)
         self.optimiser = make_optimiser(
             recipe.optimiser,
             self.learner,
@@ -128,20 +129,20 @@ class _Run:
             recipe.weight_decay,
             recipe.betas,
             recipe.epsilon,
+            recipe.rates,
         )
         self.wrapped, self.wrapped_optimiser = fabric.setup(self.learner, self.optimiser)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         self.state = TrainingState(self.learner, self.optimiser, self.average)
-        self.tokens = Tokens(model.tokenize)
         self.figures: dict[str, float | int | str] = {}
         self.losses: list[Tensor] = []
         self.last_log = time.perf_counter()
 
     def update(self, batch: Batch) -> None:
-        """One step: pictures and tokens, loss, gradient, new weights, averages."""
+        """One step: inputs, loss, gradient, new weights, averages."""
         recipe = self.recipe
         size = recipe.image_size(batch.step) or self.size
-        inputs = make_inputs(batch, size, self.tokens, recipe.seed, recipe.hard_negative_weight > 0)
+        inputs = self.objective.inputs(batch, size)
         torch.manual_seed(number_of(recipe.seed, batch.step, self.ranks.rank))  # for what the model itself draws
         losses = self.wrapped(inputs.to(self.fabric.device))
         self.wrapped_optimiser.zero_grad(set_to_none=True)
@@ -150,10 +151,10 @@ class _Run:
             nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.gradient_clip, foreach=True)
         factor = schedule_factor(recipe.schedule, batch.step, recipe.steps, recipe.warmup_steps, recipe.decay_steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * factor
+            group["lr"] = recipe.learning_rate * factor * group.get("factor", 1.0)
         self.wrapped_optimiser.step()
         with torch.no_grad():
-            self.plain.logit_scale.clamp_(max=LOG_SCALE_LIMIT)
+            self.objective.after_update()
         if self.average is not None:
             self.average.update(self.plain, batch.step)
         self.losses.append(losses.detach())
@@ -169,7 +170,7 @@ class _Run:
             now: dict[str, float | int | str] = {
                 **{name: self.figures[name] for name in ("image_size", "learning_rate")},
                 **dict(zip(self.learner.names, means, strict=True)),
-                "logit_scale": round(self.plain.logit_scale.exp().item(), 4),
+                **self.objective.figures(),
                 "samples_per_second": round(len(losses) * recipe.batch_size / passed, 1),
             }
             self.figures |= now
@@ -182,7 +183,7 @@ class _Run:
                 records.write(step, now)
             self.last_log = time.perf_counter()
         if heldout and records is not None and (_due(step, recipe.evaluate_every) or (last and recipe.evaluate_every)):
-            found = validate(self.result(), heldout, self.size, self.tokens, self.fabric.device)
+            found = self.objective.validate(self.result(), heldout, self.size, self.fabric.device)
             self.figures |= found
             records.write(step, {f"validation.{name}": value for name, value in found.items()})
             self.last_log = time.perf_counter()
@@ -215,7 +216,10 @@ class _Run:
         return int(header["step"])
 
     def _check_recipe(self, header: Mapping[str, Any]) -> None:
-        if changed := changed_fields(header.get("recipe", {}), asdict(self.recipe)):
+        before = header.get("recipe", {})
+        with contextlib.suppress(BadInput):  # fields that were not there when the run began have their defaults
+            before = asdict(make_recipe(before))
+        if changed := changed_fields(before, asdict(self.recipe)):
             raise BadInput(
                 f"{self.recipe.folder} holds a run of another recipe ({', '.join(changed[:5])} differ); choose another "
                 "folder for out, or begin anew with --overwrite."
@@ -272,8 +276,3 @@ def make_model(recipe: Recipe) -> Any:
     if recipe.hydra is not None:
         hydra_attention(model, recipe.hydra)
     return model
-
-
-def _native_size(model: Any) -> int:
-    size = model.config.image_size
-    return int(size if isinstance(size, int) else size[0])

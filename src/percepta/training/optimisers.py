@@ -8,26 +8,81 @@ blocks and leaves all other tensors to AdamW; it is what lets the nano models le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from percepta.errors import BadInput, MissingExtra, one_of
+from percepta.training.recipe import RatesRecipe
 
 OPTIMISERS = ("adamw", "lamb", "muon")
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for an optimiser: tensors with decay, and those of one dimension or none without."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for _, parameter in named:
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, factors: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Groups for an optimiser: tensors with decay, and those of one dimension or none without.
+
+    Args:
+        named: names and parameters; those that need no gradient are left out.
+        factors: rates of parameters by name, as factors of the common rate; each factor gets its own groups, and
+            "factor" in a group says which.
+    """
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
         if parameter.requires_grad:
-            (decayed if parameter.ndim > 1 else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            factor = 1.0 if factors is None else factors[name]
+            found.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    groups: list[dict[str, Any]] = []
+    for factor, decayed in sorted(found, reverse=True):
+        group: dict[str, Any] = {"params": found[factor, decayed], "weight_decay": weight_decay if decayed else 0.0}
+        groups.append(group if factors is None else {**group, "factor": factor})
+    return groups
+
+
+def rate_factors(learner: nn.Module, rates: RatesRecipe) -> dict[str, float]:
+    """The factor of each parameter's rate, by name.
+
+    Args:
+        learner: whose parameters; where it holds a model as `model`, patterns mean the names inside that.
+        rates: patterns and layers.
+
+    Raises:
+        BadInput: a module without `blocks`, or a pattern that fits no parameter.
+    """
+    known = {name: name.removeprefix("model.") for name, _ in learner.named_parameters()}
+    for pattern in (*rates.factors, *rates.exempt):
+        if not any(fnmatch.fnmatchcase(short, pattern) for short in known.values()):
+            raise BadInput(f"each pattern of rates must fit a parameter of the model; {pattern!r} fits none.")
+    layers = _layers(list(known.values()), rates.layers) if rates.layer_decay < 1 else {}
+    top = max(layers.values(), default=0)
+
+    def factor(short: str) -> float:
+        own = next((value for pattern, value in rates.factors.items() if fnmatch.fnmatchcase(short, pattern)), 1.0)
+        if short not in layers or any(fnmatch.fnmatchcase(short, pattern) for pattern in rates.exempt):
+            return own
+        return own * rates.layer_decay ** (top - layers[short])
+
+    return {name: factor(short) for name, short in known.items()}
+
+
+def _layers(names: Sequence[str], owner: str) -> dict[str, int]:
+    """The layer of each parameter of a module: 0 before its blocks, k + 1 in block k, one more after them."""
+    inside = f"{owner}." if owner else ""
+    found: dict[str, int] = {}
+    seen = 0
+    for name in names:
+        if name.startswith(inside):
+            block = re.match(r"blocks\.(\d+)\.", name.removeprefix(inside))
+            seen = max(seen, int(block[1]) + 1) if block else seen
+            found[name] = int(block[1]) + 1 if block else (-1 if seen else 0)
+    if not seen:
+        raise BadInput(f"layer_decay needs a module with blocks; {owner or 'the model'} has none.")
+    return {name: seen + 1 if layer < 0 else layer for name, layer in found.items()} | {"": seen + 1}
 
 
 def make_optimiser(
@@ -37,6 +92,7 @@ def make_optimiser(
     weight_decay: float = 0.0,
     betas: Sequence[float] = (0.9, 0.95),
     epsilon: float = 1e-8,
+    rates: RatesRecipe | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser `name` over all trainable parameters of `model`.
 
@@ -44,11 +100,13 @@ def make_optimiser(
         name: "adamw", "lamb" or "muon".
         learning_rate: peak rate; the loop multiplies it by the schedule's factor.
         betas: the two averaging constants of Adam.
+        rates: rates that differ between parameters; in a learner, names are those of the model inside.
 
     Raises:
         BadInput: unknown name. MissingExtra: LAMB without timm.
     """
-    groups = parameter_groups(model.named_parameters(), weight_decay)
+    factors = None if rates is None else rate_factors(model, rates)
+    groups = parameter_groups(model.named_parameters(), weight_decay, factors)
     first, second = betas
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, betas=(first, second), eps=epsilon, fused=True)
@@ -60,7 +118,7 @@ def make_optimiser(
         # Clipping of the global gradient norm is the loop's business, not the optimiser's.
         return Lamb(groups, lr=learning_rate, betas=(first, second), eps=epsilon, max_grad_norm=None)
     if name == "muon":
-        return MuonWithAdamW(model, learning_rate, weight_decay, (first, second), epsilon)
+        return MuonWithAdamW(model, learning_rate, weight_decay, (first, second), epsilon, factors)
     raise one_of("optimiser", name, OPTIMISERS)
 
 
@@ -71,15 +129,25 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, model: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float], epsilon: float
+        self,
+        model: nn.Module,
+        learning_rate: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        matrices = [parameter for name, parameter in named if _is_block_matrix(name, parameter)]
+        matrices = [(name, parameter) for name, parameter in named if _is_block_matrix(name, parameter)]
         if not matrices:
             raise BadInput("the optimiser muon needs a model with matrices inside its blocks; use adamw for this one.")
-        others = parameter_groups(((n, p) for n, p in named if not _is_block_matrix(n, p)), weight_decay)
+        others = parameter_groups(((n, p) for n, p in named if not _is_block_matrix(n, p)), weight_decay, factors)
         muon = torch.optim.Muon(
-            matrices, lr=learning_rate, weight_decay=weight_decay, momentum=betas[1], adjust_lr_fn="match_rms_adamw"
+            _by_factor(matrices, factors),
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            momentum=betas[1],
+            adjust_lr_fn="match_rms_adamw",
         )
         adamw = torch.optim.AdamW(others, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
         super().__init__(muon.param_groups + adamw.param_groups, {})
@@ -95,5 +163,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
 
+def _by_factor(named: list[tuple[str, nn.Parameter]], factors: Mapping[str, float] | None) -> Any:
+    if factors is None:
+        return [parameter for _, parameter in named]
+    return [{name: group[name] for name in ("params", "factor")} for group in parameter_groups(named, 0.0, factors)]
+
+
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and "blocks." in name
+    return parameter.ndim == 2 and ("blocks." in name or "layers." in name)

@@ -1,6 +1,6 @@
 """Training recipes: frozen dataclasses, read from YAML, changed by `key=value`.
 
-Order of this file: augmentation, sources, data, recipe, reading, overrides, errors.
+Order of this file: stages, masks, rates, recipe, reading, overrides, errors; the data part is in `data_recipe`.
 Unusual: there is no second schema. Pydantic checks a file against these very classes, and an unknown field is refused
 with the file, the field and the nearest name that exists.
 """
@@ -19,228 +19,48 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from percepta.datasets.cifar import PROMPTS
-from percepta.errors import BadInput, nearest, out_of_range
+from percepta.errors import BadInput, nearest, one_of, out_of_range
+from percepta.training.data_recipe import (
+    FORBID,
+    PHOTOGRAPHS,
+    RELATIONS,
+    AugmentRecipe,
+    CifarRecipe,
+    ClipsRecipe,
+    DataRecipe,
+    FolderRecipe,
+    ScenesRecipe,
+    ShardsRecipe,
+    VideosRecipe,
+)
+from percepta.training.objective_table import OBJECTIVES
 from percepta.training.schedules import schedule_factor
 
-FORBID = {"extra": "forbid"}
+__all__ = [
+    "PHOTOGRAPHS",
+    "RELATIONS",
+    "AugmentRecipe",
+    "CifarRecipe",
+    "ClipsRecipe",
+    "DataRecipe",
+    "FolderRecipe",
+    "MaskRecipe",
+    "Precision",
+    "RatesRecipe",
+    "Recipe",
+    "ScenesRecipe",
+    "ShardsRecipe",
+    "Stage",
+    "VideosRecipe",
+    "find_recipe",
+    "list_recipes",
+    "make_recipe",
+    "parse_override",
+    "read_recipe",
+    "recipe_folders",
+]
+
 Precision = Literal["float32", "bfloat16-products", "bfloat16-mixed"]
-SOURCE_NAMES = ("scenes", "cifar10", "folder", "shards", "clips", "videos")
-
-
-@dataclass(frozen=True, slots=True)
-class AugmentRecipe:
-    """How pictures of a source are varied; the defaults vary nothing.
-
-    Attributes:
-        area: smallest and largest share of the picture kept by a random crop.
-        aspect: smallest and largest aspect ratio of that crop.
-        flip: probability of a horizontal flip.
-        brightness, saturation: largest relative change of either.
-        translate: largest shift, as a share of the side; edges are repeated.
-    """
-
-    __pydantic_config__: ClassVar[Any] = FORBID
-
-    area: tuple[float, float] = (1.0, 1.0)
-    aspect: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
-    brightness: float = 0.0
-    saturation: float = 0.0
-    translate: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise out_of_range("area", self.area, "two rising shares in (0, 1]", "augment")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise out_of_range("aspect", self.aspect, "two rising positive ratios", "augment")
-        for name in ("flip", "brightness", "saturation", "translate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise out_of_range(name, getattr(self, name), "between 0 and 1", "augment")
-
-
-PHOTOGRAPHS = AugmentRecipe(area=(0.35, 1.0), aspect=(0.75, 1.33), flip=0.5, brightness=0.3, saturation=0.3)
-RELATIONS = AugmentRecipe(brightness=0.15, translate=0.06)
-"""No flip and no crop: captions say left, right and how many."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScenesRecipe:
-    """Pictures of the procedural world, with captions and hard negatives.
-
-    Attributes:
-        weight: share of the mixture, relative to the other sources.
-        size: side of the rendered pictures in pixels.
-        pool: number of different scenes, kept in memory once rendered; 0 renders a new one for every sample.
-        hard_negatives: use the wrong captions of the generator.
-        options: further fields of the generator's `SceneConfig`.
-    """
-
-    __pydantic_config__: ClassVar[Any] = FORBID
-
-    weight: float = 1.0
-    size: int = 64
-    pool: int = 0
-    hard_negatives: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
-    augment: AugmentRecipe = RELATIONS
-
-    def __post_init__(self) -> None:
-        _check_options(self.options, "scenes")
-
-
-@dataclass(frozen=True, slots=True)
-class CifarRecipe:
-    """CIFAR-10 photographs from a parquet file of encoded pictures.
-
-    Attributes:
-        path: the file; columns `img` (bytes) and `label`.
-        holdout: number of rows at the end that are never trained on but serve validation.
-        prompts: captions with {} for the class name.
-    """
-
-    __pydantic_config__: ClassVar[Any] = FORBID
-
-    path: str
-    weight: float = 1.0
-    holdout: int = 2000
-    prompts: tuple[str, ...] = PROMPTS
-    augment: AugmentRecipe = PHOTOGRAPHS
-
-
-@dataclass(frozen=True, slots=True)
-class FolderRecipe:
-    """A folder with one sub-folder of pictures for each class; names of sub-folders become captions.
-
-    Attributes:
-        size: pictures are cropped (as `augment` says) and resized to this side when read.
-        holdout: share of the pictures that serves validation.
-    """
-
-    __pydantic_config__: ClassVar[Any] = FORBID
-
-    path: str
-    weight: float = 1.0
-    size: int = 224
-    holdout: float = 0.02
-    prompts: tuple[str, ...] = PROMPTS
-    augment: AugmentRecipe = PHOTOGRAPHS
-
-
-@dataclass(frozen=True, slots=True)
-class ShardsRecipe:
-    """Webdataset shards: tar files in which a.jpg and a.txt are a picture and its caption.
-
-    Attributes:
-        path: a glob such as `/data/shards/*.tar`.
-        size: pictures are cropped (as `augment` says) and resized to this side when read.
-        mix: number of shards whose samples are shuffled together.
-        validation: a glob of shards for validation; empty for none.
-    """
-
-    __pydantic_config__: ClassVar[Any] = FORBID
-
-    path: str
-    weight: float = 1.0
-    size: int = 224
-    mix: int = 8
-    validation: str = ""
-    augment: AugmentRecipe = PHOTOGRAPHS
-
-
-@dataclass(frozen=True, slots=True)
-class ClipsRecipe:
-    """Clips of the procedural world; a clip is one sample, the mean of its frames.
-
-    Attributes:
-        frames: frames of a clip, from its first to its last.
-        captions: "content" says what is seen, "motion" also what moves where, which a mean of frames cannot tell.
-        size, hard_negatives, options: as for scenes.
-    """
-
-    __pydantic_config__: ClassVar[Any] = FORBID
-
-    weight: float = 1.0
-    size: int = 64
-    frames: int = 8
-    captions: Literal["content", "motion"] = "content"
-    hard_negatives: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
-    augment: AugmentRecipe = RELATIONS
-
-    def __post_init__(self) -> None:
-        _check_options(self.options, "clips")
-        if self.frames < 1:
-            raise out_of_range("frames", self.frames, "1 or more", "clips")
-
-
-@dataclass(frozen=True, slots=True)
-class VideosRecipe:
-    """Videos with captions: a folder of a.mp4 beside a.txt, or a glob of webdataset shards of such pairs.
-
-    Attributes:
-        path: a folder (searched with all its sub-folders), or a glob such as `/data/videos/*.tar`.
-        frames: frames of a video, evenly from its first to its last; a video is one sample, the mean of them.
-        size: frames are cropped (as `augment` says, all of a video alike) and resized to this side when read.
-        holdout: of a folder, the share of the videos that serves validation.
-        validation: of shards, a glob of shards for validation; empty for none.
-        mix: number of shards whose samples are shuffled together.
-    """
-
-    __pydantic_config__: ClassVar[Any] = FORBID
-
-    path: str
-    weight: float = 1.0
-    size: int = 224
-    frames: int = 8
-    holdout: float = 0.02
-    validation: str = ""
-    mix: int = 8
-    augment: AugmentRecipe = PHOTOGRAPHS
-
-    def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise out_of_range("frames", self.frames, "1 or more", "videos")
-
-
-@dataclass(frozen=True, slots=True)
-class DataRecipe:
-    """The mixture: every batch holds samples of each source in proportion to the weights.
-
-    Attributes:
-        workers: 1 makes batches ahead in a second process, 0 makes them when asked.
-        ahead: number of batches made ahead.
-        validation_samples: held-out samples of each source used by a validation.
-    """
-
-    __pydantic_config__: ClassVar[Any] = FORBID
-
-    scenes: ScenesRecipe | None = None
-    cifar10: CifarRecipe | None = None
-    folder: FolderRecipe | None = None
-    shards: ShardsRecipe | None = None
-    clips: ClipsRecipe | None = None
-    videos: VideosRecipe | None = None
-    workers: Literal[0, 1] = 1
-    ahead: int = 3
-    validation_samples: int = 500
-
-    def __post_init__(self) -> None:
-        for name in SOURCE_NAMES:
-            source = getattr(self, name)
-            if source is not None and not 0 <= source.weight < math.inf:
-                raise out_of_range("weight", source.weight, "0 or more", name)
-        if not self.sources:
-            raise BadInput(
-                f"data of a recipe must name at least one source of {', '.join(SOURCE_NAMES)} with a positive weight; "
-                "got none."
-            )
-
-    @property
-    def sources(self) -> dict[str, Any]:
-        """Recipes of the sources in use, by name, in a fixed order."""
-        every = {name: getattr(self, name) for name in SOURCE_NAMES}
-        return {name: source for name, source in every.items() if source is not None and source.weight > 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,16 +115,47 @@ class MaskRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class RatesRecipe:
+    """Learning rates that differ between parameters, as factors of the recipe's rate.
+
+    A parameter's factor is that of the first pattern which fits its name, times its layer's: with n blocks, block k
+    gets layer_decay ** (n - k), what stands before the blocks layer_decay ** (n + 1).
+
+    Attributes:
+        layer_decay: factor from one block to the one below; 1 is off.
+        layers: dotted name of the module that holds `blocks`, such as "image_encoder.trunk"; empty for the model.
+        exempt: patterns of names inside `layers` that keep their full rate, such as "*pos_embed*".
+        factors: patterns of names ("image_encoder.*") and factors.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    layer_decay: float = 1.0
+    layers: str = ""
+    exempt: tuple[str, ...] = ()
+    factors: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise out_of_range("layer_decay", self.layer_decay, "above 0 and at most 1", "rates")
+        for pattern, factor in self.factors.items():
+            if not 0 <= factor < math.inf:
+                raise out_of_range(f"the factor of {pattern!r}", factor, "0 or more", "rates")
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that decides a training run; two runs of one recipe on one machine give the same weights.
 
     Attributes:
         model, model_overrides: what `percepta.build` gets.
+        objective: what is learned: a name of `percepta.training.objective_table.OBJECTIVES`.
         weights: what the run starts from: empty for fresh weights, "pretrained" for the model's own (packaged, or from
             the hub), or a file or folder in any layout of the family.
         hydra: blocks of the vision tower to train with Hydra attention, as `speedups.chosen_blocks` takes them, such
             as "back:2"; None for none. Saved weights keep the plain layout: convert again what is loaded from them.
         data: the mixture.
+        rates: learning rates that differ between parameters, or None for one rate.
         out: folder of the run: training.safetensors (to resume), model.safetensors (the result), log.jsonl, log.csv.
         batch_size, steps: samples per update (of all devices together), number of updates.
         warmup, decay: steps, or a share of all steps where below 1.
@@ -327,12 +178,14 @@ class Recipe:
     steps: int
     batch_size: int
     learning_rate: float
+    objective: str = "contrastive"
     out: str = "runs/{model}"
     model_overrides: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
     hydra: str | tuple[int, ...] | None = None
     optimiser: Literal["adamw", "lamb", "muon"] = "adamw"
     weight_decay: float = 0.05
+    rates: RatesRecipe | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = 1e-8
     gradient_clip: float = 0.0
@@ -358,6 +211,8 @@ class Recipe:
                 raise out_of_range(name, getattr(self, name), "positive", "a recipe")
         if not 0 <= self.ema < 1:
             raise out_of_range("ema", self.ema, "at least 0 and below 1", "a recipe")
+        if self.objective not in OBJECTIVES:
+            raise one_of("objective", self.objective, OBJECTIVES, "a recipe")
         if self.hydra is not None:
             from percepta.speedups.hydra import chosen_blocks
 
@@ -388,17 +243,6 @@ class Recipe:
             if step < round(passed * self.steps):
                 return stage.image_size
         return self.stages[-1].image_size if self.stages else None
-
-
-def _check_options(options: Mapping[str, Any], owner: str) -> None:
-    """Raises BadInput for what is no field of the generator's config."""
-    from percepta.datasets.scenes import SceneConfig
-
-    known = [entry.name for entry in dataclasses.fields(SceneConfig) if entry.name != "size"]
-    for name in options:
-        if name not in known:
-            allowed = ", ".join(known) or "it has none yet"
-            raise BadInput(f"options of {owner} must be fields of SceneConfig beside size ({allowed}); got {name!r}.")
 
 
 def _steps(amount: float, total: int) -> int:

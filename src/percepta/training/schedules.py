@@ -17,6 +17,8 @@ Schedule = Callable[[int, int, int, int], float]
 
 FINAL_RATIO = 0.1
 """Factor that `cosine` and the decay of `wsd` reach with the last update."""
+RECIPROCAL_TIME = 1000
+"""Steps after which `reciprocal_sqrt` has fallen by the square root of two: SAM 2's (arXiv 2408.00714, appendix)."""
 
 
 def warmup_factor(step: int, warmup: int) -> float:
@@ -57,8 +59,19 @@ def wsd_linear(step: int, total: int, warmup: int, decay: int) -> float:
     return min(warmup_factor(step, warmup), max(0.0, 1 - (into_decay + 1) / (decay + 1)))
 
 
+def reciprocal_sqrt(step: int, total: int, warmup: int, decay: int) -> float:
+    """Warm-up, then 1 / sqrt(1 + t / RECIPROCAL_TIME) for t steps after it, and a straight line to 0 at the end.
+
+    The line multiplies the curve over the last `decay` steps (arXiv 2106.04560).
+    """
+    curve = 1 / math.sqrt(1 + max(0, step - warmup) / RECIPROCAL_TIME)
+    into_decay = step - (total - decay)
+    line = max(0.0, 1 - (into_decay + 1) / (decay + 1)) if into_decay >= 0 and decay else 1.0
+    return warmup_factor(step, warmup) * curve * line
+
+
 SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
-    {"constant": constant, "cosine": cosine, "wsd": wsd, "wsd_linear": wsd_linear}
+    {"constant": constant, "cosine": cosine, "wsd": wsd, "wsd_linear": wsd_linear, "reciprocal_sqrt": reciprocal_sqrt}
 )
 
 

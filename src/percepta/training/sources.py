@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from percepta.errors import BadMedia
-from percepta.training.recipe import (
+from percepta.training.data_recipe import (
     AugmentRecipe,
     CifarRecipe,
     ClipsRecipe,
@@ -36,9 +36,12 @@ class Part:
     Attributes:
         source: name of the source.
         pictures: (B, H, W, 3) uint8, or (B, T, H, W, 3) for videos of T frames.
-        captions: B captions; equal ones mean the same.
+        captions: B captions; equal ones mean the same. Empty for sources without words.
         augment: how the pictures are to be varied.
         hard_negatives: B wrong captions, or None.
+        labels: (B,) class numbers, or None.
+        masks: for each sample, where its objects are: (B, H, W) or (B, T, H, W) uint8 of numbers from 1, 0 for none of
+            them; or None.
         rows: (B,) where these samples stand among the samples of this source in the whole batch, or None for all.
         total: number of samples of this source in the whole batch; 0 for just these.
     """
@@ -50,6 +53,11 @@ class Part:
     hard_negatives: list[str] | None = None
     rows: np.ndarray | None = None
     total: int = 0
+    labels: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
     @property
     def frames(self) -> int:

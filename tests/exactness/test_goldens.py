@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.exactness import hydra, merge_picture, perception_encoder, token_merging, token_merging_diffusion
+from tests.exactness import (
+    hydra,
+    merge_picture,
+    perception_encoder,
+    sam2_loss,
+    sam2_scores,
+    token_merging,
+    token_merging_diffusion,
+)
 from tests.exactness.golden import Golden
 
 FOLDER = Path(os.environ.get("PERCEPTA_GOLDENS", Path(__file__).parents[3] / "shared" / "goldens"))
@@ -45,8 +53,6 @@ NOT_BUILT_YET = {
     "plm/videobench",
     "proving/trees",
     "sam2/image",
-    "sam2/jf",
-    "sam2/loss",
     "sam2/memory",
     "sam2/pipeline",
     "sam2/trunk",
@@ -65,6 +71,8 @@ HANDLERS = {
     **hydra.HANDLERS,
     **merge_picture.HANDLERS,
     **perception_encoder.HANDLERS,
+    **sam2_loss.HANDLERS,
+    **sam2_scores.HANDLERS,
     **token_merging.HANDLERS,
     **token_merging_diffusion.HANDLERS,
 }

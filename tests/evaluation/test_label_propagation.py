@@ -1,4 +1,4 @@
-"""Label propagation and DAVIS's scores against loops that say the same patch by patch and pixel by pixel."""
+"""Label propagation against loops that say the same patch by patch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ import torch
 from percepta.errors import BadInput
 from percepta.evaluation.label_propagation import (
     PropagationRule,
-    boundary_accuracy,
-    contours,
     on_patches,
     patch_labels,
     propagate,
-    region_similarity,
-    score_masks,
     to_pixels,
     track,
 )
+from percepta.evaluation.regions import score_masks
 
 
 def slow_propagate(tokens: np.ndarray, first: np.ndarray, rule: PropagationRule) -> np.ndarray:
@@ -130,68 +127,6 @@ def test_patch_labels_and_pixels() -> None:
     assert to_pixels(torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), (2, 4)).sum() == 0
 
 
-def slow_boundary(found: np.ndarray, truth: np.ndarray, reach: int) -> float:
-    def edge(mask: np.ndarray) -> list[tuple[int, int]]:
-        height, width = mask.shape
-        return [
-            (i, j)
-            for i in range(height)
-            for j in range(width)
-            if any(
-                mask[i, j] != mask[k, m]
-                for k, m in ((i, j + 1), (i + 1, j), (i + 1, j + 1))
-                if k < height and m < width
-            )
-        ]
-
-    mine, its = edge(found), edge(truth)
-    if not mine or not its:
-        return float(not mine and not its)
-
-    def close(points: list, others: list) -> float:
-        return sum(any((a - c) ** 2 + (b - d) ** 2 <= reach**2 for c, d in others) for a, b in points) / len(points)
-
-    precision, recall = close(mine, its), close(its, mine)
-    return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
-
-
-def test_boundary_equals_the_loops() -> None:
-    random = np.random.default_rng(0)
-    coarse = random.random((12, 5, 6)) < 0.4
-    masks = coarse.repeat(4, axis=1).repeat(4, axis=2)
-    masks[0] = False
-    moved = np.roll(masks, (1, 2), axis=(1, 2))
-    for tolerance, reach in ((0.008, 1), (2, 2), (0.1, 4)):
-        found = boundary_accuracy(moved, masks, tolerance)
-        expected = [slow_boundary(a, b, reach) for a, b in zip(moved, masks, strict=True)]
-        np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert boundary_accuracy(masks[0], masks[0]) == 1
-    assert boundary_accuracy(masks[0], masks[1]) == boundary_accuracy(masks[1], masks[0]) == 0
-
-
-def test_contours_by_hand() -> None:
-    mask = np.zeros((4, 4), bool)
-    mask[2, 2] = True
-    assert np.argwhere(contours(mask)).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
-
-
-def test_region_by_hand() -> None:
-    truth, found = np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
-    truth[0, :2], found[0, 1:3] = True, True
-    assert region_similarity(found, truth).tolist() == [pytest.approx(1 / 3), 1.0]
-
-
-def test_objects_are_those_of_the_first_frame_and_the_outer_frames_do_not_count() -> None:
-    truth = np.zeros((4, 8, 8), np.int64)
-    truth[:, 2:5, 2:5], truth[1:, 6:, 6:] = 2, 5  # 5 enters later
-    found = truth.copy()
-    found[0], found[-1] = 0, 0
-    regions, boundaries = score_masks(found, truth)
-    assert regions.tolist() == boundaries.tolist() == [1.0]
-    found[1] = 0
-    assert score_masks(found, truth)[0].tolist() == [0.5]
-
-
 def test_bad_input() -> None:
     tokens, labels = torch.ones(2, 2, 2, 3), torch.ones(2, 2, 1)
     with pytest.raises(BadInput, match="tokens"):
@@ -202,9 +137,3 @@ def test_bad_input() -> None:
         PropagationRule(top=0)
     with pytest.raises(BadInput, match="temperature"):
         PropagationRule(temperature=0)
-    with pytest.raises(BadInput, match="T of at least 3"):
-        score_masks(np.ones((2, 4, 4), np.int64), np.ones((2, 4, 4), np.int64))
-    with pytest.raises(BadInput, match="at least one object"):
-        score_masks(np.ones((3, 4, 4), np.int64), np.zeros((3, 4, 4), np.int64))
-    with pytest.raises(BadInput, match="one shape"):
-        boundary_accuracy(np.ones((4, 4), bool), np.ones((4, 5), bool))

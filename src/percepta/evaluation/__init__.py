@@ -32,14 +32,7 @@ from percepta.evaluation.dense_scenes import (
     scenes_tracking_protocol,
 )
 from percepta.evaluation.encoding import Encoded, EncodePictures
-from percepta.evaluation.label_propagation import (
-    PropagationRule,
-    boundary_accuracy,
-    propagate,
-    region_similarity,
-    score_masks,
-    track,
-)
+from percepta.evaluation.label_propagation import PropagationRule, propagate, track
 from percepta.evaluation.metrics import (
     bootstrap_interval,
     choice_accuracy,
@@ -66,6 +59,15 @@ from percepta.evaluation.probing import (
     ridge_probe_protocol,
 )
 from percepta.evaluation.protocols import Baseline, Evaluation, Measure, Protocol
+from percepta.evaluation.regions import (
+    VideoScore,
+    boundary_f,
+    contours,
+    jaccard,
+    score_masks,
+    score_video,
+    score_videos,
+)
 from percepta.evaluation.retrieval import evaluate_retrieval, retrieval_protocol
 from percepta.evaluation.scenes import (
     attribute_scores,
@@ -92,14 +94,16 @@ __all__ = [
     "PropagationRule",
     "Protocol",
     "Tally",
+    "VideoScore",
     "attribute_scores",
     "bootstrap_interval",
-    "boundary_accuracy",
+    "boundary_f",
     "choice_accuracy",
     "choices",
     "cifar10_nothing_here_protocol",
     "cifar10_protocol",
     "classifier",
+    "contours",
     "davis_tracking_protocol",
     "divided",
     "dual_softmax",
@@ -123,6 +127,7 @@ __all__ = [
     "fit_ridge",
     "fit_softmax",
     "hits_at_k",
+    "jaccard",
     "knn_protocol",
     "knn_votes",
     "linear_probe",
@@ -133,7 +138,6 @@ __all__ = [
     "probe_segmentation",
     "propagate",
     "recall_at_k",
-    "region_similarity",
     "retrieval_protocol",
     "ridge_probe",
     "ridge_probe_protocol",
@@ -149,6 +153,8 @@ __all__ = [
     "scenes_tracking_protocol",
     "scenes_video_retrieval_protocol",
     "score_masks",
+    "score_video",
+    "score_videos",
     "segmentation_protocol",
     "split_by_class",
     "top_k_accuracy",

@@ -31,8 +31,9 @@ from percepta.datasets.scenes import (
 from percepta.datasets.scenes.pictures import plan_scene
 from percepta.datasets.scenes.scene import ScenePlan
 from percepta.evaluation import dense_probes as probes
-from percepta.evaluation.label_propagation import PropagationRule, on_patches, score_masks, track
+from percepta.evaluation.label_propagation import PropagationRule, on_patches, track
 from percepta.evaluation.protocols import Baseline, Evaluation, Measure, Protocol
+from percepta.evaluation.regions import score_masks
 from percepta.evaluation.tallies import Tally, ratio
 
 EncodeMaps = Callable[[np.ndarray], Mapping[str, Tensor]]

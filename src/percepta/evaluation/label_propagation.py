@@ -1,15 +1,14 @@
 """Zero-shot tracking: masks of the first frame are handed on from patch to patch by the likeness of tokens.
 
 The protocol is the public one of DINO for DAVIS 2017 (arXiv 2104.14294 §4.2.2, after 1906.08344), which the Perception
-Encoder follows (arXiv 2504.13181); the scores are those of DAVIS (arXiv 1704.00675): region J and boundary F.
-Order of this file: labels on patches, their propagation, back to pixels, J and F, a whole clip.
+Encoder follows (arXiv 2504.13181); its scores, region J and boundary F, stand in `regions`.
+Order of this file: labels on patches, their propagation, back to pixels, a whole clip.
 Unusual: all affinities as large as the fifth largest are kept, so that ties do not depend on an order; each class is
 scaled to 0..1 over the frame before the best class of a pixel is taken, as the public script does.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -19,12 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from percepta.errors import BadInput, out_of_range, wrong_shape
-from percepta.evaluation.metrics import Points
+from percepta.errors import out_of_range, wrong_shape
 
 AT_ONCE = 16  # frames at their full size at once
 Labels = NDArray[np.integer]
-BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal, rounded up to pixels: DAVIS
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,80 +124,6 @@ def to_pixels(labels: Tensor, size: tuple[int, ...]) -> NDArray[np.int64]:
         scaled = torch.where(reach > 0, (maps - low) / reach.clamp(min=1e-12), maps)
         found.append(scaled.argmax(dim=1).cpu())
     return np.asarray(torch.cat(found).numpy())
-
-
-def region_similarity(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Points:
-    """DAVIS's J of masks (..., H, W): intersection over union, 1 where both are empty."""
-    both, either = (found & truth).sum(axis=(-2, -1)), (found | truth).sum(axis=(-2, -1))
-    return np.where(either == 0, 1.0, both / np.maximum(either, 1))
-
-
-def boundary_accuracy(
-    found: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float = BOUNDARY_TOLERANCE
-) -> Points:
-    """DAVIS's F of masks (..., H, W): harmonic mean of precision and recall of contour pixels within a tolerance.
-
-    Args:
-        tolerance: a share of the diagonal, rounded up to whole pixels; 1 or more is pixels.
-
-    Returns:
-        (...) float64 in 0..1; 1 where both are empty, 0 where one is.
-    """
-    if found.shape != truth.shape or found.ndim < 2:
-        raise BadInput(f"boundary_accuracy needs masks of one shape (..., H, W); got {found.shape} and {truth.shape}.")
-    reach = math.ceil(tolerance if tolerance >= 1 else tolerance * math.hypot(*found.shape[-2:]))
-    mine, its = contours(found), contours(truth)
-    hit, recalled = (mine & _widened(its, reach)), (its & _widened(mine, reach))
-    drawn, wanted = mine.sum(axis=(-2, -1)), its.sum(axis=(-2, -1))
-    precision = np.where(drawn == 0, 1.0, hit.sum(axis=(-2, -1)) / np.maximum(drawn, 1))
-    recall = np.where(wanted == 0, 1.0, recalled.sum(axis=(-2, -1)) / np.maximum(wanted, 1))
-    total = precision + recall
-    return np.asarray(np.where(total == 0, 0.0, 2 * precision * recall / np.where(total == 0, 1.0, total)))
-
-
-def contours(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(..., H, W): the pixels that differ from their right, lower or lower right neighbour."""
-    masks = masks.astype(bool)
-    right, below, corner = masks.copy(), masks.copy(), masks.copy()
-    right[..., :-1] = masks[..., 1:]
-    below[..., :-1, :] = masks[..., 1:, :]
-    corner[..., :-1, :-1] = masks[..., 1:, 1:]
-    corner[..., -1, :-1], corner[..., :-1, -1] = right[..., -1, :-1], below[..., :-1, -1]
-    return np.asarray((masks ^ right) | (masks ^ below) | (masks ^ corner))
-
-
-def _widened(masks: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """Dilated by a disc of that radius in pixels."""
-    offsets = np.arange(-reach, reach + 1)
-    disc = (offsets[:, None] ** 2 + offsets[None] ** 2 <= reach**2).astype(np.float32)
-    flat = torch.from_numpy(masks.reshape(-1, 1, *masks.shape[-2:]).astype(np.float32))
-    wide = F.conv2d(flat, torch.from_numpy(disc)[None, None], padding=reach) > 0.5
-    return np.asarray(wide.numpy().reshape(masks.shape))
-
-
-def score_masks(found: Labels, truth: Labels) -> tuple[Points, Points]:
-    """J and F of each object of a clip, each the mean over the frames but the first and the last, as DAVIS counts.
-
-    Args:
-        found, truth: (T, H, W) numbers of objects, 0 for none, T of at least 3; the objects are those of the first
-            frame of `truth`.
-
-    Returns:
-        Two (objects,) float64 in 0..1.
-
-    Raises:
-        BadInput: other shapes, or a first frame without objects.
-    """
-    if found.shape != truth.shape or truth.ndim != 3 or len(truth) < 3:
-        raise BadInput(f"a clip needs masks (T, H, W), T of at least 3; got {found.shape} and {truth.shape}.")
-    numbers = [number for number in np.unique(truth[0]).tolist() if number]
-    if not numbers:
-        raise BadInput("the first frame of a clip must show at least one object; its mask is empty.")
-    middle = slice(1, -1)
-    pairs = [(found[middle] == number, truth[middle] == number) for number in numbers]
-    regions = np.array([region_similarity(*pair).mean() for pair in pairs])
-    boundaries = np.array([boundary_accuracy(*pair).mean() for pair in pairs])
-    return regions, boundaries
 
 
 def track(tokens: Tensor, first: Labels, rule: PropagationRule | None = None) -> NDArray[np.int64]:

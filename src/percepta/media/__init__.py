@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from percepta.media.drawing import contact_sheet, draw_boxes, draw_masks, pca_picture, thumbnail
+    from percepta.media.frames import Frames, open_frames
     from percepta.media.inputs import Source, collect
+    from percepta.media.overlays import VideoParts, draw_objects
     from percepta.media.pictures import open_picture
     from percepta.media.preprocess import Preprocess
     from percepta.media.sampling import sample_frames
@@ -21,14 +23,18 @@ if TYPE_CHECKING:
     from percepta.media.writing import write_gif, write_video
 
 __all__ = [
+    "Frames",
     "Preprocess",
     "Source",
+    "VideoParts",
     "VideoReader",
     "collect",
     "contact_sheet",
     "draw_boxes",
     "draw_masks",
+    "draw_objects",
     "kind_of",
+    "open_frames",
     "open_picture",
     "pca_picture",
     "sample_frames",
@@ -39,7 +45,9 @@ __all__ = [
 
 _HOMES = {
     "drawing": ("contact_sheet", "draw_boxes", "draw_masks", "pca_picture", "thumbnail"),
+    "frames": ("Frames", "open_frames"),
     "inputs": ("Source", "collect"),
+    "overlays": ("VideoParts", "draw_objects"),
     "pictures": ("open_picture",),
     "preprocess": ("Preprocess",),
     "sampling": ("sample_frames",),

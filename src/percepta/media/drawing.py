@@ -80,7 +80,7 @@ def contact_sheet(
         raise out_of_range("columns and side", (columns, side), "1 or more, and 8 or more", owner="contact_sheet")
     columns = min(columns, len(pictures))
     font = _font(max(11, side // 15))
-    line = _line_height(font)
+    line = line_height(font)
     cell_height = side + (2 * line + 8 if captions else 0)
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (gap + columns * (side + gap), gap + rows * (cell_height + gap)), PAPER)
@@ -163,7 +163,7 @@ def draw_boxes(thing: Any, boxes: Boxes, width: int | None = None) -> Image.Imag
     picture = to_rgb(thing).copy()
     draw = ImageDraw.Draw(picture)
     stroke = width or max(2, round(min(picture.size) / 200))
-    font = _font(max(11, round(min(picture.size) / 32)))
+    font = tag_font(picture.size)
     for row, (left, top, right, bottom) in enumerate(boxes.xyxy.tolist()):
         name = boxes.names[row]
         colour = _named_colour(name) if name else colour_of(row)
@@ -207,7 +207,7 @@ def _named_colour(name: str) -> Colour:
 
 def _tag(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: Colour, font: Any) -> None:
     """A name on a plate of its colour, above the box where there is room, inside it where not."""
-    width, height = draw.textlength(text, font=font) + 8, _line_height(font) + 4
+    width, height = draw.textlength(text, font=font) + 8, line_height(font) + 4
     left = max(0.0, min(corner[0], draw.im.size[0] - width))
     top = corner[1] - height if corner[1] >= height else corner[1]
     draw.rectangle((left, top, left + width, top + height), fill=colour)
@@ -215,12 +215,18 @@ def _tag(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colo
     draw.text((left + 4, top + 1), text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
 
 
+def tag_font(size: tuple[int, int]) -> Any:
+    """The font of names on a picture of this size: readable, and no larger than it must be."""
+    return _font(max(11, round(min(size) / 32)))
+
+
 @lru_cache(maxsize=16)
 def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def _line_height(font: Any) -> int:
+def line_height(font: Any) -> int:
+    """Pixels from one line of text to the next."""
     _, top, _, bottom = font.getbbox("Agjy")
     return round(bottom - min(0, top)) + 2
 

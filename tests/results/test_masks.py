@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,6 +33,50 @@ def test_round_trips(seed: int, count: int, height: int, width: int) -> None:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else [0, 0, 0, 0]
         assert box == tight
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=8, max_size=8), st.booleans())
+def test_rectangles_at_any_edge_equal_the_definition(numbers: list[int], tall: bool) -> None:
+    """Few edges, of the picture and within it: the way that is taken for all but noise."""
+    mask = np.zeros((30, 20) if tall else (16, 30), bool)
+    for a, b, c, d in (numbers[:4], numbers[4:]):
+        mask[min(a, b) : max(a, b), min(c, d) : max(c, d)] ^= True
+    flat = [0, *mask.T.reshape(-1).astype(int).tolist()]  # a zero in front, so that zeros come first
+    edges = [place for place, (before, value) in enumerate(pairwise(flat)) if before != value]
+    runs = [end - start for start, end in pairwise([0, *edges, mask.size])]
+    assert encode(mask).tolist() == runs
+    assert np.array_equal(Masks("a", mask.shape, (encode(mask),)).dense()[0], mask)
+
+
+def test_a_large_picture() -> None:
+    y, x = np.mgrid[:700, :900]
+    dense = np.stack([(x - 450) ** 2 + (y - 350) ** 2 < radius**2 for radius in (5, 200, 500, 1000)])
+    masks = Masks.from_dense("a", dense)
+    assert np.array_equal(Masks.from_strings("a", masks.size, masks.to_strings()).dense(), dense)
+    assert all(np.array_equal(one, wanted) for one, wanted in zip(masks, dense, strict=True))
+
+
+def slow_text(counts: list[int]) -> str:
+    """COCO's code, number by number."""
+    characters = []
+    for index, count in enumerate(counts):
+        value = count - counts[index - 2] if index > 2 else count
+        while True:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            characters.append(chr(bits + 48 + 32 * more))
+            if not more:
+                break
+    return "".join(characters)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 40) | st.integers(0, 2**40), max_size=12))
+def test_text_equals_the_definition(counts: list[int]) -> None:
+    text = compress(np.array(counts, np.int64))
+    assert text == slow_text(counts)
+    assert decompress(text).tolist() == counts
 
 
 def test_the_first_run_counts_zeros() -> None:

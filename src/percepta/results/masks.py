@@ -1,7 +1,7 @@
 """Masks of one picture, always kept as run lengths (the COCO convention), dense on demand.
 
 Unusual: a mask is read column by column; `counts` are the lengths of alternating runs, the first one of zeros (it may
-be 0). `to_strings` and `from_strings` speak the compressed text of COCO files, in pure Python.
+be 0). `to_strings` and `from_strings` speak the compressed text of COCO files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from percepta.results.checking import Floats, float_array, names_tuple, plain
 
 Counts = NDArray[np.int64]
 Dense = NDArray[np.bool_]
+TURNED_AT_ONCE = 256  # columns: a strip that stays in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +70,13 @@ class Masks:
         if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
             raise BadInput(f"dense of Masks of {source!r} must be bool or finite numbers; got {array.dtype}.")
         size = (array.shape[1], array.shape[2])
-        return cls(source, size, tuple(encode(mask) for mask in array != 0), tuple(names), scores)
+        return cls(
+            source,
+            size,
+            tuple(encode(mask if array.dtype == np.bool_ else mask != 0) for mask in array),
+            tuple(names),
+            scores,
+        )
 
     @classmethod
     def from_strings(
@@ -80,8 +87,10 @@ class Masks:
 
     def dense(self) -> Dense:
         """(N, H, W) bool."""
-        masks = [decode(runs, self.size) for runs in self.counts]
-        return np.stack(masks) if masks else np.zeros((0, *self.size), dtype=bool)
+        masks = np.zeros((len(self), *self.size), dtype=bool)
+        for mask, runs in zip(masks, self.counts, strict=True):
+            _paint(mask, runs)
+        return masks
 
     def to_strings(self) -> list[str]:
         """The compressed text of COCO files, one per mask."""
@@ -126,12 +135,35 @@ class Masks:
 
 def encode(mask: Dense) -> Counts:
     """Run lengths of an (H, W) bool mask, column by column, zeros first."""
-    flat = mask.T.reshape(-1)
-    if flat.size == 0:
-        return np.zeros(1, dtype=np.int64)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0], edges, [flat.size]]))
-    return np.concatenate([[0], runs]) if flat[0] else runs
+    height, width = mask.shape
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return np.array([height * width], dtype=np.int64)
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    part = mask[top:bottom, left:right]
+    changes = part[1:] != part[:-1]
+    if np.count_nonzero(changes) * 16 > part.size:  # to sort the edges of noise costs more than to turn the mask
+        flat = mask.T.reshape(-1)
+        edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        edges = np.concatenate([[0], edges]) if flat[0] else edges
+    else:
+        edges = np.sort(_edges(part, changes, (top, bottom), left, height))
+    edges = edges[edges < height * width]
+    return np.diff(np.concatenate([[0], edges, [height * width]])).astype(np.int64, copy=False)
+
+
+def _edges(part: Dense, changes: Dense, rows: tuple[int, int], left: int, height: int) -> Counts:
+    """The places, column by column, at which the value changes, of the part of a mask that is not empty."""
+    row, column = np.divmod(np.flatnonzero(changes), part.shape[1])
+    within = (column + left) * height + rows[0] + row + 1
+    first, last = part[0], part[-1]
+    if rows == (0, height):  # a run may pass from the end of a column to the start of the next
+        before, after = np.append(False, last), np.append(first, False)
+        return np.concatenate([within, (np.flatnonzero(before != after) + left) * height])
+    starts, ends = ((np.flatnonzero(edge) + left) * height + place for edge, place in zip((first, last), rows))
+    return np.concatenate([within, starts, ends])
 
 
 def decode(counts: Counts, size: tuple[int, int]) -> Dense:
@@ -140,42 +172,51 @@ def decode(counts: Counts, size: tuple[int, int]) -> Dense:
     return np.repeat(values, counts).reshape(size[1], size[0]).T
 
 
+def _paint(mask: Dense, counts: Counts) -> None:
+    """Set the pixels of run lengths in an empty mask; looks at the box that holds them alone."""
+    height = len(mask)
+    left, top, right, bottom = _tight_box(counts, height)
+    ends = np.clip(np.cumsum(counts), left * height, right * height)
+    part = np.repeat(np.arange(len(counts)) % 2 == 1, np.diff(ends, prepend=left * height)).reshape(-1, height)
+    for first in range(0, right - left, TURNED_AT_ONCE):
+        strip = part[first : first + TURNED_AT_ONCE, top:bottom]
+        mask[top:bottom, left + first : left + first + len(strip)] = strip.T
+
+
 def compress(counts: Counts) -> str:
     """Run lengths as COCO's text: differences to the run two before, five bits a character, six with a sign."""
-    characters = []
-    values = counts.tolist()
-    for index, count in enumerate(values):
-        value = count - values[index - 2] if index > 2 else count
-        while True:
-            bits = value & 31
-            value >>= 5
-            more = value != (-1 if bits & 16 else 0)
-            characters.append(chr((bits | 32 if more else bits) + 48))
-            if not more:
-                break
-    return "".join(characters)
+    values = np.array(counts, dtype=np.int64)
+    values[3:] -= counts[1:-2]
+    size = np.where(values < 0, ~values, values)
+    groups = np.ones(len(values), np.int64)
+    most = 1
+    while len(size) and (longer := size >= 1 << (5 * most - 1)).any():
+        groups += longer
+        most += 1
+    place = np.arange(most)
+    bits = (values[:, None] >> (5 * place)) & 31
+    bits |= (place < groups[:, None] - 1) * 32
+    return (bits + 48)[place < groups[:, None]].astype(np.uint8).tobytes().decode("ascii")
 
 
 def decompress(text: str | bytes) -> Counts:
     """The inverse of `compress`. Raises BadInput for text that is no such code."""
     data = text.encode("ascii", "replace") if isinstance(text, str) else bytes(text)
-    counts: list[int] = []
-    value, shift = 0, 0
-    for byte in data:
-        bits = byte - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise BadInput(f"a compressed mask must be text of COCO run lengths; got {data[:20]!r}.")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value, shift = 0, 0
-    if shift:
+    bits = np.frombuffer(data, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((bits & 32) == 0) + 1
+    if len(bits) and (not len(ends) or ends[-1] != len(bits)):
         raise BadInput(f"a compressed mask must be text of COCO run lengths; it ends too early: {data[-20:]!r}.")
-    return np.array(counts, dtype=np.int64)
+    lengths = np.diff(ends, prepend=0)
+    if ((bits < 0) | (bits >= 64)).any() or (lengths > 12).any():
+        raise BadInput(f"a compressed mask must be text of COCO run lengths; got {data[:20]!r}.")
+    if not len(bits):
+        return np.zeros(0, dtype=np.int64)
+    place = np.arange(len(bits)) - np.repeat(ends - lengths, lengths)
+    values = np.add.reduceat((bits & 31) << (5 * place), ends - lengths)
+    values -= np.where(bits[ends - 1] & 16, 1 << (5 * lengths), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
 
 
 def _tight_box(counts: Counts, height: int) -> tuple[int, int, int, int]:

@@ -33,17 +33,18 @@ def attend_in_tiles(
     """softmax(q kᵀ / √head_dim + bias) v.
 
     Args:
-        query, key, value: (B, heads, N, head_dim), (B, heads, M, head_dim) twice; any strides, the last axis dense.
+        query, key, value: (B, heads, N, head_dim), (B, heads, M, head_dim) and (B, heads, M, V); any strides, the last
+            axis dense. With "fused" V is head_dim.
         bias: added to the logits, broadcastable to (B, heads, N, M), or None.
         way: "fused" (`layers.attend`), "heads" or "rows"; the latter two build no graph for gradients.
 
-    Returns: (B, N, heads * head_dim), contiguous.
+    Returns: (B, N, heads * V), contiguous.
     """
     batch, heads, count, head_dim = query.shape
     if way == "fused":
         mixed = attend(query, key, value, bias)
         return mixed.transpose(1, 2).reshape(batch, count, heads * head_dim)
-    mixed = query.new_empty(batch, count, heads, head_dim)
+    mixed = query.new_empty(batch, count, heads, value.shape[-1])
     if bias is not None:
         bias = bias.expand(batch, heads, *bias.shape[-2:])
     tiles = _by_heads if way == "heads" else _by_rows

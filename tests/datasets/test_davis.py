@@ -92,7 +92,7 @@ def test_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(BadMedia, match="at least 3 frames"):
         read_davis(tmp_path)
     (tmp_path / "ImageSets/2017/val.txt").write_text("\n")
-    with pytest.raises(BadInput, match="at least one sequence"):
+    with pytest.raises(BadInput, match="at least one video"):
         read_davis(tmp_path)
     with pytest.raises(BadInput, match="needs sequences"):
         evaluate_davis([], lambda pictures: {}, 4, 96)

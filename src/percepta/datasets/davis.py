@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from percepta.datasets.vos import listed, read_labels
 from percepta.errors import BadInput, BadMedia
 from percepta.media import open_picture
-
-VOID = 255  # unsure pixels; the official scores count them as background
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,14 +49,9 @@ class DavisSequence:
         """
         found: list[NDArray[np.int64]] = []
         for path in self.annotations:
-            try:
-                with Image.open(path) as picture:
-                    mask = np.array(picture if picture.mode in ("P", "L") else picture.convert("L"), np.int64)
-            except OSError as error:
-                raise BadMedia(f"{path.name} of {self.name} must be a mask as PNG; {error}.") from error
+            mask = read_labels(path, self.name).astype(np.int64)
             if found and mask.shape != found[0].shape:
                 raise BadMedia(f"masks of {self.name} must have one size; {path.name} has {mask.shape[::-1]}.")
-            mask[mask == VOID] = 0
             found.append(mask)
         return np.stack(found)
 
@@ -83,10 +77,7 @@ def read_davis(
             f"{str(root)!r} must hold JPEGImages, Annotations and ImageSets of DAVIS; ImageSets/{year}/{split}.txt is "
             "not there."
         )
-    names = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise BadInput(f"{str(listing)!r} must name at least one sequence; it is empty.")
-    return tuple(_sequences(root, names, resolution))
+    return tuple(_sequences(root, listed(listing), resolution))
 
 
 def _sequences(root: Path, names: list[str], resolution: str) -> Iterator[DavisSequence]:

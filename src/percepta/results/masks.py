@@ -219,6 +219,16 @@ def decompress(text: str | bytes) -> Counts:
     return values
 
 
+def counts_of(code: str | bytes | Sequence[int]) -> Counts:
+    """Run lengths from COCO's compressed text or from a plain list. Raises BadInput for neither."""
+    if isinstance(code, str | bytes):
+        return decompress(code)
+    try:
+        return np.asarray(code, dtype=np.int64).reshape(-1)
+    except (TypeError, ValueError):
+        raise BadInput(f"run lengths must be COCO's text or a list of whole numbers; got {str(code)[:40]!r}.") from None
+
+
 def _tight_box(counts: Counts, height: int) -> tuple[int, int, int, int]:
     ends = np.cumsum(counts)
     starts, stops = (ends - counts)[1::2], ends[1::2]

@@ -1,5 +1,6 @@
-"""Hiera and its windowed form (arXiv 2306.00989, 2311.05613)."""
+"""Hiera: the hierarchical vision transformer without bells and whistles (arXiv 2306.00989), and SAM 2's trunk."""
 
-from percepta.models.hiera.trunk import HieraDet, TrunkConfig
+from percepta.models.hiera.config import TrunkConfig
+from percepta.models.hiera.trunk import HieraDet
 
 __all__ = ["HieraDet", "TrunkConfig"]

@@ -1,140 +1,52 @@
-"""The windowed Hiera that carries SAM 2 (HieraDet), with absolute-window positions (arXiv 2311.05613, 2408.00714).
+"""HieraDet: Hiera with windows for pictures of any size, the trunk of SAM 2 (arXiv 2311.05613; 2408.00714).
 
-Order of this file: config, windows, positions, the trunk.
-Unusual: a block at the start of a stage still uses the window of the stage before; windows are padded with zeros after
-the norm, and padding takes part in attention. While windows fit, neighbouring blocks that use the same ones run on the
-windows as if they were small pictures, so the map is cut once and not for every block.
+Order of this file: positions, the plan of a size, the trunk.
+Unusual: the position embedding is a small map that is resized plus one window that is only ever tiled, so that
+positions and windows stay in step at every size ("absolute win"). Tokens stay in the order of the windows for as many
+blocks as share it; only windows that do not fit the map are cut out and put back around each attention, and their
+zero padding, added after the norm, takes part in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from percepta.errors import BadInput, wrong_shape
-from percepta.layers.pooled import PooledBlock
+from percepta.layers import Mlp
+from percepta.layers.pooled import Around, PooledAttention, PooledBlock, ProjectedShortcut, reroll, unroll
+from percepta.models.hiera.config import TrunkConfig
+from percepta.models.hiera.positions import Kept, WindowPositions
+
+STEP = (2, 2)
+"""Sides of the neighbourhood that a pooling makes one token of."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrunkConfig:
-    """Sizes of the trunk; the defaults are SAM 2's tiny one.
+class Step(NamedTuple):
+    """How tokens lie in one block, for one size of map.
 
     Attributes:
-        embed_dim, heads: channels and heads of the first stage; both double at every stage.
-        stages: blocks of each stage.
-        q_pool: how many stage changes halve the map.
-        windows: side of the attention windows of each stage, in tokens; 0 is the whole map.
-        global_blocks: blocks, counted through all stages, that attend over the whole map.
-        background: rows and columns of the position table that is stretched over the map.
-        mlp_ratio, norm_eps: of the blocks.
-        drop_path: stochastic depth of the last block while training, rising linearly from 0.
-        in_channels, patch_kernel, patch_stride, patch_padding: of the patch convolution.
+        grid: (rows, columns) of tokens that come in.
+        side: of the windows that the tokens lie in; 0 for the plain map (B, rows, columns, D).
+        pools: poolings that the order inside of a window provides for.
+        padded: windows that do not fit the map are cut out around attention, of this side; 0 for none.
     """
 
-    embed_dim: int = 96
-    heads: int = 1
-    stages: tuple[int, ...] = (1, 2, 7, 2)
-    q_pool: int = 3
-    windows: tuple[int, ...] = (8, 4, 14, 7)
-    global_blocks: tuple[int, ...] = (5, 7, 9)
-    background: tuple[int, int] = (7, 7)
-    mlp_ratio: float = 4.0
-    norm_eps: float = 1e-6
-    drop_path: float = 0.0
-    in_channels: int = 3
-    patch_kernel: int = 7
-    patch_stride: int = 4
-    patch_padding: int = 3
-
-    def __post_init__(self) -> None:
-        for name in ("stages", "windows", "global_blocks", "background"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.windows) != len(self.stages) or min(self.stages, default=0) < 1:
-            raise BadInput(
-                f"stages and windows must be as many, each stage of 1 block or more; got {self.stages}, {self.windows}."
-            )
-        if self.embed_dim % self.heads:
-            raise BadInput(f"heads must divide embed_dim; got embed_dim={self.embed_dim}, heads={self.heads}.")
-        if not 0 <= self.q_pool < len(self.stages):
-            raise BadInput(f"q_pool must be 0 to {len(self.stages) - 1}; got {self.q_pool}.")
-        if pooled := {sum(self.stages[:stage]) for stage in range(1, self.q_pool + 1)} & set(self.global_blocks):
-            raise BadInput(f"global_blocks must not be the first of a pooled stage; got {sorted(pooled)}.")
-        if self.windows[0] < 1:
-            raise BadInput(f"the first window must be 1 or more, it is tiled as positions; got {self.windows[0]}.")
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each stage."""
-        return tuple(self.embed_dim * 2**stage for stage in range(len(self.stages)))
-
-
-class Windows:
-    """Square windows of a map (B, H, W, C), an `Arrangement` of `layers.pooled`.
-
-    Args:
-        side: of a window, 0 for the whole map.
-        pooled: whether queries and tokens are pooled 2 x 2.
-    """
-
-    def __init__(self, side: int, pooled: bool) -> None:
-        self.side, self.pooled = side, pooled
-        self.rows, self.columns = side, side
-
-    def split(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (windows, tokens, C), padded with zeros on the right and at the bottom."""
-        if not self.side:
-            self.rows, self.columns = x.shape[1:3]
-            return x.flatten(1, 2)
-        return cut(x, self.side).flatten(1, 2)
-
-    def pool_queries(self, queries: Tensor) -> Tensor:
-        """The largest value of each 2 x 2 neighbourhood inside a window."""
-        if not self.pooled:
-            return queries
-        return halve(queries.unflatten(1, (self.rows, self.columns))).flatten(1, 2)
-
-    def pool(self, x: Tensor) -> Tensor:
-        """The same of the map."""
-        return halve(x) if self.pooled else x
-
-    def join(self, update: Tensor, like: Tensor) -> Tensor:
-        """Windows back to the map, without their padding."""
-        batch, height, width = like.shape[:3]
-        if not self.side:
-            return update.view(batch, height, width, -1)
-        side = self.side // 2 if self.pooled else self.side
-        return paste(update.unflatten(1, (side, side)), height, width)
-
-
-def cut(x: Tensor, side: int) -> Tensor:
-    """(B, H, W, C) → (B * windows, side, side, C), padded with zeros on the right and at the bottom."""
-    batch, height, width, channels = x.shape
-    down, right = -height % side, -width % side
-    if down or right:
-        x = F.pad(x, (0, 0, 0, right, 0, down))
-    x = x.view(batch, (height + down) // side, side, (width + right) // side, side, channels)
-    return x.transpose(2, 3).reshape(-1, side, side, channels)
-
-
-def paste(windows: Tensor, height: int, width: int) -> Tensor:
-    """(B * windows, side, side, C) → (B, height, width, C), the inverse of `cut`."""
-    side, channels = windows.shape[1], windows.shape[-1]
-    rows, columns = -(-height // side), -(-width // side)
-    x = windows.view(-1, rows, columns, side, side, channels).transpose(2, 3)
-    return x.reshape(-1, rows * side, columns * side, channels)[:, :height, :width]
-
-
-def halve(x: Tensor) -> Tensor:
-    """(B, H, W, C) → (B, H // 2, W // 2, C), the largest value of each 2 x 2 neighbourhood."""
-    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    grid: tuple[int, int]
+    side: int
+    pools: int
+    padded: int = 0
 
 
 class HieraDet(nn.Module):
-    """Pictures of any size to maps of four strides, without a final norm."""
+    """Pictures to one map a stage, fine to coarse."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
@@ -142,104 +54,130 @@ class HieraDet(nn.Module):
         self.patches = nn.Conv2d(
             config.in_channels, config.embed_dim, config.patch_kernel, config.patch_stride, config.patch_padding
         )
-        self.background = nn.Parameter(torch.empty(1, config.embed_dim, *config.background))
-        self.window = nn.Parameter(torch.empty(1, config.embed_dim, config.windows[0], config.windows[0]))
-        for table in (self.background, self.window):
-            nn.init.trunc_normal_(table, std=0.02)
-        depth = sum(config.stages)
-        self.blocks = nn.ModuleList()
-        self.arrangements: list[tuple[int, bool]] = []
-        width, heads = config.embed_dim, config.heads
-        for stage, blocks in enumerate(config.stages):
-            for number in range(blocks):
-                first = stage > 0 and number == 0
-                index = len(self.blocks)
-                out, heads = (2 * width, 2 * heads) if first else (width, heads)
-                rate = config.drop_path * index / max(1, depth - 1)
-                self.blocks.append(PooledBlock(width, out, heads, config.mlp_ratio, config.norm_eps, rate))
-                side = 0 if index in config.global_blocks else config.windows[stage - 1 if first else stage]
-                self.arrangements.append((side, first and stage <= config.q_pool))
-                width = out
-        self.ends = [sum(config.stages[: stage + 1]) - 1 for stage in range(len(config.stages))]
-        self._positions: tuple[tuple[object, ...], Tensor] | None = None
-
-    def position_embedding(self, height: int, width: int) -> Tensor:
-        """(1, height, width, C) for a token map: the background, stretched, plus the window table, tiled.
-
-        Raises: BadInput for sides that the window does not tile.
-        """
-        side = self.window.shape[-1]
-        if height % side or width % side:
-            stride = self.config.patch_stride * side
-            raise BadInput(
-                f"pictures must have sides that are multiples of {stride} pixels, so that windows tile the map; got "
-                f"{height * self.config.patch_stride} x {width * self.config.patch_stride}."
-            )
-        return (self._stretched((height, width)) + self.window.tile(1, 1, height // side, width // side)).permute(
-            0, 2, 3, 1
-        )
-
-    def _stretched(self, size: tuple[int, int]) -> Tensor:
-        return F.interpolate(self.background, size=size, mode="bicubic", align_corners=False)
+        self.positions = WindowPositions(config.embed_dim, config.background, (config.windows[0],) * 2)
+        self.blocks = nn.ModuleList(_blocks(config))
+        self.gradient_checkpointing = False
+        self._kept = Kept()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, H, W), H and W multiples of 32 → a map (B, width, H / stride, W / stride) of each stage, the finest
-        first; their memory lies with channels last."""
-        if x.ndim != 4 or x.shape[1] != self.config.in_channels:
-            raise wrong_shape("pictures", x.shape, f"(B, {self.config.in_channels}, H, W)")
-        x = self.patches(x).permute(0, 2, 3, 1)
-        x = x + self._remembered_positions(x.shape[1], x.shape[2])
-        maps: list[Tensor] = []
-        block = 0
-        while block < len(self.blocks):
-            together = self._together(block, x.shape[1], x.shape[2])
-            if together > 1:
-                x = self._in_windows(x, range(block, block + together), maps)
+        """(B, C, H, W) preprocessed pictures of any size → the maps after each stage, without a norm.
+
+        Returns: one (B, D, h, w) a stage, with channels last in memory; strides `config.strides`.
+
+        Raises: BadInput for another shape.
+        """
+        tokens = self.embed(x)
+        batch, rows, columns, _ = tokens.shape
+        plan = steps(self.config, rows, columns)
+        now, maps = Step((rows, columns), 0, 0), []
+        for index, (block, step) in enumerate(zip(self.blocks, plan, strict=True)):
+            if (step.side, step.pools) != (now.side, now.pools):
+                tokens = _into(_map(tokens, now), step)
+            around = _around(step, block.attention.pool) if step.padded else None
+            if self.gradient_checkpointing and self.training:
+                tokens = checkpoint(block, tokens, around, use_reentrant=False)
             else:
-                x = self.blocks[block](x, Windows(*self.arrangements[block]))
-                self._collect(block, x, maps)
-            block += together
-        return [found.permute(0, 3, 1, 2) for found in maps]
+                tokens = block(tokens, around)
+            now = _after(step, block.attention.pool)
+            if index in self.config.stage_ends:
+                maps.append(_map(tokens, now).permute(0, 3, 1, 2))
+        return maps
 
-    def _collect(self, block: int, x: Tensor, maps: list[Tensor]) -> None:
-        if block in self.ends:
-            maps.append(x)
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → tokens with their positions in front of the first block, (B, rows, columns, embed_dim)."""
+        channels, least = self.config.in_channels, self.config.patch_kernel - 2 * self.config.patch_padding
+        if x.ndim != 4 or x.shape[1] != channels or min(x.shape[2:]) < max(least, 1):
+            raise wrong_shape("pictures", x.shape, f"(B, {channels}, H, W) with H and W of at least {max(least, 1)}")
+        if not x.is_floating_point():
+            raise BadInput(f"pictures must be a floating-point tensor, as model.preprocess gives; got {x.dtype}.")
+        tokens = self.patches(x).permute(0, 2, 3, 1)
+        return tokens + self.position_embedding(tokens.shape[1], tokens.shape[2])
 
-    def _together(self, first: int, height: int, width: int) -> int:
-        """How many blocks from `first` on can run on the same windows: 1 where that gains nothing or is not exact."""
-        side, _ = self.arrangements[first]
-        drops = self.training and self.config.drop_path > 0
-        if not side or height % side or width % side or drops:
-            return 1
-        count = 0
-        for expected, pooled in self.arrangements[first:]:
-            if expected != side or (pooled and side % 2):
-                break
-            side = side // 2 if pooled else side
-            count += 1
-        return count
+    def position_embedding(self, height: int, width: int) -> Tensor:
+        """(1, height, width, embed_dim) for a map of as many tokens; what is added to the patches."""
+        table: Tensor = self._kept.get(self.positions, (height, width), lambda: self.positions((height, width)))
+        return table
 
-    def _in_windows(self, x: Tensor, blocks: Sequence[int], maps: list[Tensor]) -> Tensor:
-        height, width = x.shape[1:3]
-        windows = cut(x, self.arrangements[blocks[0]][0])
-        for block in blocks:
-            pooled = self.arrangements[block][1]
-            windows = self.blocks[block](windows, Windows(0, pooled))
-            height, width = (height // 2, width // 2) if pooled else (height, width)
-            if block in self.ends:
-                maps.append(paste(windows, height, width))
-        return maps[-1] if blocks[-1] in self.ends else paste(windows, height, width)
-
-    def _remembered_positions(self, height: int, width: int) -> Tensor:
-        """The position table, kept for the last size while nobody learns."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.window.is_meta:
-            return self.position_embedding(height, width)
-        tables = (self.background, self.window)
-        made_from = (height, width, *((table.data_ptr(), table.dtype, _version(table)) for table in tables))
-        if self._positions is None or self._positions[0] != made_from:
-            self._positions = (made_from, self.position_embedding(height, width).contiguous())
-        return self._positions[1]
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in training: recompute each block in the backward pass."""
+        self.gradient_checkpointing = enable
 
 
-def _version(table: Tensor) -> int:
-    return -1 if table.is_inference() else table._version
+@functools.lru_cache(maxsize=64)
+def steps(config: TrunkConfig, rows: int, columns: int) -> tuple[Step, ...]:
+    """How tokens lie in each block, for a map of this size: as they lay before wherever that is exact."""
+    now, plan = Step((rows, columns), 0, 0), []
+    for block in range(config.depth):
+        side, pooling = config.window(block), block in config.pooling_blocks
+        if side:
+            if now.side != side or (pooling and not now.pools):
+                if any(length % side for length in now.grid):
+                    now = Step(now.grid, 0, 0, side)
+                else:
+                    coming = sum(later >= block for later in config.pooling_blocks)
+                    now = Step(now.grid, side, min(coming, _halvings(side)))
+        plan.append(now)
+        now = _after(now, 4 if pooling else 1)
+    return tuple(plan)
+
+
+def _halvings(side: int) -> int:
+    """How often a side can be halved."""
+    return (side & -side).bit_length() - 1
+
+
+def _after(step: Step, pool: int) -> Step:
+    """How the tokens lie that come out of a block."""
+    if pool == 1:
+        return Step(step.grid, step.side, step.pools)
+    return Step((step.grid[0] // 2, step.grid[1] // 2), step.side // 2, max(step.pools - 1, 0))
+
+
+def _into(x: Tensor, step: Step) -> Tensor:
+    """(B, rows, columns, D) as a step wants it."""
+    return unroll(x, (step.side,) * 2, [STEP] * step.pools) if step.side else x
+
+
+def _map(x: Tensor, step: Step) -> Tensor:
+    """Tokens as a step has them → (B, rows, columns, D)."""
+    if not step.side:
+        return x
+    units = (step.grid[0] // step.side, step.grid[1] // step.side)
+    return reroll(x, units, (step.side,) * 2, [STEP] * step.pools)
+
+
+def _around(step: Step, pool: int) -> Around:
+    """Windows that do not fit the map: cut out of a map padded with zeros, and put back."""
+    (rows, columns), side, half = step.grid, step.padded, 2 if pool > 1 else 1
+    units = (math.ceil(rows / side), math.ceil(columns / side))
+
+    def enter(normed: Tensor) -> Tensor:
+        padded = F.pad(normed, (0, 0, 0, units[1] * side - columns, 0, units[0] * side - rows))
+        return unroll(padded, (side, side), [STEP] * (half - 1))
+
+    def leave(update: Tensor) -> Tensor:
+        return reroll(update, units, (side // half, side // half), [])[:, : rows // half, : columns // half]
+
+    def shrink(x: Tensor) -> Tensor:
+        even = x[:, : rows // 2 * 2, : columns // 2 * 2]
+        top = torch.maximum(even[:, ::2, ::2], even[:, ::2, 1::2])
+        return torch.maximum(top, torch.maximum(even[:, 1::2, ::2], even[:, 1::2, 1::2]))
+
+    return Around(enter, leave, shrink if half > 1 else lambda x: x)
+
+
+def _blocks(config: TrunkConfig) -> Iterator[PooledBlock]:
+    width, heads = config.embed_dim, config.heads
+    for block in range(config.depth):
+        first = block - 1 in config.stage_ends
+        out, heads = (2 * width, 2 * heads) if first else (width, heads)
+        pool = 4 if block in config.pooling_blocks else 1
+        yield PooledBlock(
+            width,
+            PooledAttention(width, out, heads, pool, whole=config.window(block) == 0),
+            Mlp(out, int(out * config.mlp_ratio)),
+            ProjectedShortcut(width, out) if first else None,
+            drop_path=config.drop_path * block / max(config.depth - 1, 1),
+            eps=config.norm_eps,
+        )
+        width = out

@@ -1,0 +1,150 @@
+"""Handlers of the kinds hiera/*, hieradet/features and sam2/trunk."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.exactness.golden import TOKEN_INPUTS, Golden, cut, seeded, seeded_weight
+from tests.exactness.sam2_cases import check_outputs, part_state, trunk_config
+
+
+def trunk_of(config: Any, state: dict[str, torch.Tensor]) -> Any:
+    """The windowed trunk with weights in the official layout."""
+    from percepta.models.hiera import HieraDet, TrunkConfig
+    from percepta.models.hiera.keys import OFFICIAL_TRUNK
+
+    trunk = HieraDet(TrunkConfig(**config)).eval()
+    native, left = OFFICIAL_TRUNK.to_native(state)
+    assert not left
+    trunk.load_state_dict(native, strict=True)
+    return trunk
+
+
+def sam2_trunk(golden: Golden) -> None:
+    weights = golden.content["weights"]
+    assert weights["rule"] == "seeded"
+    assert weights["overrides"] == []
+    spec = golden.content["config"]
+    assert spec["q_stride"] == [2, 2]
+    (part,) = weights["parts"]
+    trunk = trunk_of(trunk_config(spec) | {"drop_path": spec["drop_path_rate"]}, part_state(part))
+    if "parameters" in part:
+        assert sum(p.numel() for p in trunk.parameters()) == part["parameters"]
+    with torch.no_grad():
+        for call in golden.content["calls"]:
+            arguments = call["args"]
+            if call["call"] == "stages":
+                maps = trunk(golden.inputs[arguments["image"]])
+                results = {f"stage{level}": value for level, value in enumerate(maps)}
+            else:
+                assert call["call"] == "position_embedding"
+                results = {"table": trunk.position_embedding(arguments["height"], arguments["width"])}
+            check_outputs(golden, call, results)
+
+
+def hieradet_features(golden: Golden) -> None:
+    spec = golden.content["config"]
+    expect(spec, dim_mul=2.0, head_mul=2.0, q_stride=[2, 2], qkv_bias=True, activation="gelu_exact", norm="layer_norm")
+    expect(spec, pad_windows=True, window_pos_size=[spec["window_spec"][0]] * 2)
+    expect(spec, position_resize={"mode": "bicubic", "antialias": False, "align_corners": False})
+    kernel, stride, padding = (_square(spec[f"patch_{part}"]) for part in ("kernel", "stride", "padding"))
+    config = {
+        "embed_dim": spec["embed_dim"],
+        "heads": spec["num_heads"],
+        "stages": tuple(spec["stages"]),
+        "q_pool": spec["q_pool"],
+        "windows": tuple(spec["window_spec"]),
+        "global_blocks": tuple(spec["global_att_blocks"]),
+        "background": tuple(spec["global_pos_size"]),
+        "mlp_ratio": spec["mlp_ratio"],
+        "in_channels": spec["in_chans"],
+        "patch_kernel": kernel,
+        "patch_stride": stride,
+        "patch_padding": padding,
+        "norm_eps": spec["norm_eps"],
+        "drop_path": spec["drop_path_rate"],
+    }
+    trunk = trunk_of(config, seeded_checkpoint(golden.content["weights"]))
+    assert sum(p.numel() for p in trunk.parameters()) == golden.content["params"]
+    with torch.no_grad():
+        maps = {name: trunk(value) for name, value in golden.inputs.items()}
+        for call in golden.content["calls"]:
+            arguments = call["args"]
+            if call["call"] == "feature_map":
+                result = maps[arguments["x"]][arguments["stage"]]
+            else:
+                assert call["call"] == "position_embedding"
+                result = trunk.position_embedding(*(pixels // stride for pixels in arguments["size"]))
+            check(golden, call, result)
+
+
+def expect(spec: dict[str, Any], **values: Any) -> None:
+    """What cannot vary here must be as said."""
+    for name, value in values.items():
+        assert spec[name] == value, name
+
+
+def _square(values: list[int]) -> int:
+    assert len(set(values)) == 1
+    return values[0]
+
+
+def keep_smallest(spec: dict[str, Any]) -> torch.Tensor:
+    """True for the mask units that are kept."""
+    noise = spec["noise"]
+    order = np.argsort(seeded(noise["name"], noise["shape"], noise["scale"], noise["offset"]), axis=1, kind="stable")
+    keep = np.zeros(noise["shape"], dtype=bool)
+    np.put_along_axis(keep, order[:, : spec["keep"]], True, axis=1)
+    return torch.from_numpy(keep)
+
+
+TOKEN_INPUTS["keep_smallest"] = keep_smallest
+
+
+def check(golden: Golden, call: dict[str, Any], result: Any) -> None:
+    """Compare one array, as `goldens/kinds/hiera.md` says."""
+    name = call["out"]
+    value = torch.as_tensor(result)
+    if name in golden.content.get("full_shapes", {}):
+        assert list(value.shape) == golden.content["full_shapes"][name], name
+    got, want = (cut(value, call["select"]) if call["select"] else value).detach().numpy(), golden.arrays[name]
+    described = golden.content["arrays"][name]
+    assert list(got.shape) == list(want.shape) == described["shape"], (name, got.shape, want.shape)
+    assert str(got.dtype) == described["dtype"], name
+    rules = golden.content["tolerance"]
+    matches = [r for glob, r in rules.get("per_array", {}).items() if fnmatch.fnmatchcase(name, glob)]
+    rule = matches[-1] if matches else rules["default"]
+    if rule.get("exact"):
+        assert np.array_equal(got.astype(np.int64), want.astype(np.int64)), f"{name} differs"
+        return
+    limit = rule["atol"] + rule["rtol_of_max"] * float(np.abs(want).max())
+    worst = float(np.abs(got.astype(np.float64) - want).max())
+    print(f"{name}: differs by {worst:.1e}, allowed {limit:.1e}")  # shown by pytest -rP
+    assert worst <= limit, f"{name}: differs by {worst:.2e}, allowed {limit:.2e}"
+
+
+def seeded_checkpoint(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The official state dict of a `weights` entry."""
+    assert weights["rule"] == "seeded"
+    state = {}
+    for key, shape in weights["keys"].items():
+        rule = next((o for o in weights["overrides"] if re.search(o["pattern"], key)), None)
+        name = weights["prefix"] + key
+        if rule is None:
+            state[key] = seeded_weight(name, shape)
+        else:
+            assert rule["rule"] == "scale"
+            state[key] = torch.from_numpy(seeded(name, shape, rule["scale"], rule["offset"]))
+    return state
+
+
+HANDLERS: dict[str, Callable[[Golden], None]] = {
+    "hieradet/features": hieradet_features,
+    "sam2/trunk": sam2_trunk,
+}

@@ -78,6 +78,8 @@ class Frames:
         if index in self._held:
             return self._held[index]
         self.check(index)
+        if index in self.failures and self._good is not None:
+            return self._good
         try:
             picture = _rgb(self._reader.read(index))
             if self.size != (0, 0) and (picture.height, picture.width) != self.size:

@@ -233,6 +233,11 @@ class VideoParts:
         """The parts that are complete, in order."""
         return sorted(self.folder.glob("part-*.mp4"))
 
+    @property
+    def begins(self) -> list[int]:
+        """The numbers of the frames with which the complete parts begin."""
+        return [_numbers(part)[0] for part in self.parts]
+
     def add(self, picture: Image.Image, number: int, time: float | None = None) -> None:
         """Add a frame.
 

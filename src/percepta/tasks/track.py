@@ -1,0 +1,112 @@
+"""Objects followed through a video of any length (SAM 2, arXiv 2408.00714).
+
+Unusual: with prompts the verb gives all Tracks at once; without, a session that is a context manager, for pointing,
+following, correcting and following on. Both hold a few frames in memory, whatever the length of the video.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from percepta.errors import BadInput, one_of
+from percepta.media import open_frames
+from percepta.results import Tracks
+from percepta.running.feed import ON_ERROR
+from percepta.tasks.segment import NANO, Segmenter, prompts_of, words
+from percepta.tasks.sessions import VideoSession
+
+
+def track(  # noqa: PLR0913 (the front door)
+    video: Any,
+    points: Any = None,
+    labels: Any = None,
+    boxes: Any = None,
+    masks: Any = None,
+    frame: int = 0,
+    text: str | None = None,
+    model: str | nn.Module = NANO,
+    both: bool = False,
+    rate: float | None = None,
+    memory: str = "bounded",
+    corrections: str = "stick",
+    non_overlap: bool = False,
+    fill_holes: int = 0,
+    resume: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    on_error: str = "collect",
+    weights: str | Path | None = None,
+) -> Tracks | VideoSession:
+    """Follow objects through a video: with prompts to its end at once, without as a session to work with.
+
+    Args:
+        video: a video file, a folder of pictures (in natural order), a list or array of frames, or an iterator of
+            pictures, such as a camera's, which may be endless (then as a session).
+        points, labels, boxes, masks: as of `segment`, in the frame number `frame`; each object gets a number from 1.
+        text: what to look for, in words.
+        model: a name or a loaded model.
+        both: with prompts, go back from `frame` to the beginning too.
+        rate: frames a second of what carries no times, such as a folder.
+        memory: "bounded" keeps what later frames can look at; "all" keeps everything, for many corrections of a short
+            video. Masks are the same.
+        corrections: "stick", or "official", which loses them when the frame is tracked again, as the published code.
+        non_overlap: give each pixel to one object at most.
+        fill_holes: fill holes of up to this many pixels of a mask at a quarter of the model's input size.
+        resume: a folder in which a session was saved, to go on with.
+        on_error: "collect" leaves out frames that cannot be read, and warns; "raise" stops there (BadMedia).
+        weights: a file or folder for the model's name.
+
+    Returns:
+        Tracks, whose scores are the probability that the object is seen, not calibrated; or a VideoSession.
+
+    Raises:
+        BadInput: a prompt outside the frame, a box without area, a frame that is not there, a setting that is none of
+            these. BadMedia: the video cannot be read. UnknownModel, MissingWeights, CheckpointMismatch.
+    """
+    if on_error not in ON_ERROR:
+        raise one_of("on_error", on_error, ON_ERROR)
+    prompts = prompts_of(points, labels, boxes, masks)
+    if text is not None and prompts:
+        raise BadInput("track needs points, boxes or masks, or text, not both.")
+    ask = None if text is None else words().find_in_video(text)
+    segmenter = Segmenter(model, device, dtype, weights)
+    settings = {"memory": memory, "corrections": corrections, "non_overlap": non_overlap, "fill_holes": fill_holes}
+    frames = open_frames(video, rate)
+    try:
+        session = VideoSession(segmenter, frames, settings, on_error)
+    except BaseException:
+        frames.close()
+        raise
+    try:
+        if resume is not None:
+            session.resume(resume)
+        if ask is not None:
+            ask(session)
+        elif not prompts:
+            return session
+        with session:
+            return _all(session, prompts, frame, both)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _all(session: VideoSession, prompts: Any, frame: int, both: bool) -> Tracks:
+    """To the end, and to the beginning where that is wanted."""
+    if session.frames.length is None:
+        raise BadInput(f"{session.frames.name} may be endless; use a session: with percepta.track(...) as video.")
+    session.add(frame, prompts)
+    if both:
+        for _ in session.run(reverse=True):
+            continue
+    tracks = session.run().tracks()
+    if session.failures:
+        count = len(session.failures)
+        more = "" if count == 1 else f" ({count} frames in all)"
+        warnings.warn(f"{session.failures[0].reason}{more}", UserWarning, stacklevel=4)
+    return tracks

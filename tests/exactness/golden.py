@@ -87,6 +87,10 @@ def make_input(spec: dict[str, Any], arrays: dict[str, np.ndarray] | None = None
         noise = seeded(spec["name"], [spec["height"], spec["width"], spec["channels"]])
         values = np.clip(np.rint(spec["offset"] + spec["scale"] * noise), 0, 255).astype(np.uint8)
         return Image.fromarray(values[..., 0] if spec["channels"] == 1 else values, spec["mode"])
+    if spec["type"] == "photo":
+        from tests.exactness.sam2_cases import photo
+
+        return photo(spec)
     raise ValueError(spec["type"])
 
 

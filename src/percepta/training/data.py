@@ -21,9 +21,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from percepta.errors import PerceptaError
+from percepta.errors import BadInput, PerceptaError
+from percepta.training.annotated_sources import ANNOTATED_SOURCES
 from percepta.training.data_recipe import AugmentRecipe, DataRecipe
 from percepta.training.sources import SOURCES, Part, Source
+
+OPENED = {**SOURCES, **ANNOTATED_SOURCES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +53,24 @@ class Mixture:
     def __init__(self, recipe: DataRecipe, batch_size: int, seed: int, process: int = 0, processes: int = 1) -> None:
         self.recipe, self.seed = recipe, seed
         self.process, self.processes = process, processes
-        self.counts = shares([source.weight for source in recipe.sources.values()], batch_size)
+        weights = [source.weight for source in recipe.sources.values()]
+        self.alternating = recipe.mixing == "alternate"
+        self.counts = shares(weights, batch_size)
+        if self.alternating:
+            self.counts = [getattr(source, "batch_size", 0) or batch_size for source in recipe.sources.values()]
+            if uneven := [count for count in self.counts if count % processes]:
+                raise BadInput(f"each batch_size must be a multiple of the {processes} devices; got {uneven[0]}.")
+        self.edges = np.cumsum(weights) / np.sum(weights)
 
     @functools.cached_property
     def sources(self) -> dict[str, Source]:
         """The sources by name; opened on first use, in the process that makes the batches."""
-        return {name: SOURCES[type(source)](source, self.seed) for name, source in self.recipe.sources.items()}
+        return {name: OPENED[type(source)](source, self.seed) for name, source in self.recipe.sources.items()}
 
     def batch(self, step: int) -> Batch:
         """The batch of update number `step`, or this process's share of it."""
+        if self.alternating:
+            return Batch(step, (self._part_of(step),))
         parts, before = [], 0
         for source, count in zip(self.sources.values(), self.counts, strict=True):
             rows = np.arange((self.process - before) % self.processes, count, self.processes)
@@ -66,6 +78,20 @@ class Mixture:
             if len(rows):
                 parts.append(replace(source.part(step * count, rows), rows=rows, total=count))
         return Batch(step, tuple(parts))
+
+    def _part_of(self, step: int) -> Part:
+        """The samples of a batch of one source; each source's list is gone through without gaps."""
+        turns = self.turns(step + 1)
+        number = int(turns[-1])
+        before = int((turns[:-1] == number).sum())
+        count, source = self.counts[number], list(self.sources.values())[number]
+        rows = np.arange(self.process, count, self.processes)
+        return replace(source.part(before * count, rows), rows=rows, total=count)
+
+    def turns(self, steps: int) -> np.ndarray:
+        """(steps,) the number of the source of each of the first batches, where they alternate."""
+        draws = np.random.default_rng((self.seed, 12)).random(steps)
+        return np.minimum(np.searchsorted(self.edges, draws, side="right"), len(self.edges) - 1)
 
     def heldout(self) -> list[Part]:
         """Validation samples of every source that has some, not varied; the first process validates for all."""

@@ -15,7 +15,10 @@ from percepta.datasets.cifar import PROMPTS
 from percepta.errors import BadInput, out_of_range
 
 FORBID = {"extra": "forbid"}
-SOURCE_NAMES = ("scenes", "cifar10", "folder", "shards", "clips", "videos")
+SOURCE_NAMES = (
+    "scenes", "cifar10", "folder", "shards", "clips", "videos",
+    "scene_masks", "scene_masklets", "annotated_pictures", "annotated_videos",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +197,168 @@ class VideosRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class DataRecipe:
-    """The mixture: every batch holds samples of each source in proportion to the weights.
+class AnnotatedAugmentRecipe:
+    """How pictures and clips are varied together with their masks; the defaults vary nothing.
 
     Attributes:
+        flip: probability of a horizontal flip.
+        rotate, shear: largest angles in degrees.
+        scale: least and largest factor of size.
+        translate: largest shift, as a share of the side; what comes in from outside is black.
+        brightness, contrast, saturation: largest relative change, the same for all frames of a clip.
+        grey: probability that a clip loses its colours.
+        frame_brightness, frame_contrast, frame_saturation: further changes, of each frame by itself.
+        reverse: probability that a clip is turned round in time.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    flip: float = 0.0
+    rotate: float = 0.0
+    shear: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    translate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    grey: float = 0.0
+    frame_brightness: float = 0.0
+    frame_contrast: float = 0.0
+    frame_saturation: float = 0.0
+    reverse: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("rotate", "shear"):
+            if not 0 <= getattr(self, name) < 90:
+                raise out_of_range(name, getattr(self, name), "0 or more and below 90 degrees", "augment")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise out_of_range("scale", self.scale, "two rising positive factors", "augment")
+        for entry in dataclasses.fields(self):
+            if entry.name not in ("rotate", "shear", "scale") and not 0 <= getattr(self, entry.name) <= 1:
+                raise out_of_range(entry.name, getattr(self, entry.name), "between 0 and 1", "augment")
+
+
+ANNOTATED_PICTURES = AnnotatedAugmentRecipe(flip=0.5)
+ANNOTATED_VIDEOS = AnnotatedAugmentRecipe(
+    flip=0.5, rotate=25, shear=20, brightness=0.1, contrast=0.03, saturation=0.03, grey=0.05,
+    frame_brightness=0.1, frame_contrast=0.05, frame_saturation=0.05, reverse=0.5,
+)  # fmt: skip
+"""Both as SAM 2 is trained (arXiv 2408.00714, appendix)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SceneMasksRecipe:
+    """Pictures of the procedural world with the visible masks of their objects.
+
+    Attributes:
+        weight: how often batches are of this source, relative to the others.
+        batch_size: samples of such a batch; 0 for the recipe's.
+        size: side of the rendered pictures in pixels.
+        pool: number of different scenes, kept in memory once rendered; 0 renders a new one for every sample.
+        objects: the most objects of a picture that are taught, drawn anew for each use.
+        least: objects of which fewer pixels are seen are not taught.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    weight: float = 1.0
+    batch_size: int = 0
+    size: int = 128
+    pool: int = 0
+    objects: int = 3
+    least: int = 20
+    augment: AnnotatedAugmentRecipe = ANNOTATED_PICTURES
+
+
+@dataclass(frozen=True, slots=True)
+class SceneMaskletsRecipe:
+    """Clips of the procedural world with the visible masks of their objects in each frame.
+
+    Attributes:
+        weight, batch_size, size, pool, objects, least: as for scene masks; `least` pixels of the first frame.
+        frames: frames of a sample, one after the other from a clip of `length` frames.
+        length: frames of a clip, from the first moment of its motion to the last.
+        strides: a sample takes every n-th frame, n one of these, where the clip is long enough for it.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    weight: float = 1.0
+    batch_size: int = 0
+    size: int = 128
+    pool: int = 0
+    objects: int = 3
+    least: int = 20
+    frames: int = 8
+    length: int = 16
+    strides: tuple[int, ...] = (1, 2)
+    augment: AnnotatedAugmentRecipe = ANNOTATED_VIDEOS
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames <= self.length:
+            raise out_of_range("frames", self.frames, f"1 to length, {self.length}", "scene_masklets")
+        if min(self.strides, default=0) < 1:
+            raise out_of_range("strides", self.strides, "numbers of 1 or more", "scene_masklets")
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedPicturesRecipe:
+    """Pictures with COCO run-length masks, a.jpg beside a.json, as SA-1B is published.
+
+    Attributes:
+        path: a folder, searched with all its sub-folders.
+        weight, batch_size, objects: as for scene masks.
+        size: pictures and masks are resized to this side when read; the aspect ratio is not kept.
+        largest: masks over a larger share of the picture are left out.
+        holdout: share of the pictures that serves validation.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    path: str
+    weight: float = 1.0
+    batch_size: int = 0
+    size: int = 1024
+    objects: int = 64
+    largest: float = 0.9
+    holdout: float = 0.001
+    augment: AnnotatedAugmentRecipe = ANNOTATED_PICTURES
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedVideosRecipe:
+    """Videos with masks in the layout of a public data set.
+
+    Attributes:
+        path: its folder.
+        layout: "davis" (JPEGImages, Annotations with numbered colours: DAVIS, MOSE, YouTube-VOS) or "sa-v" (a.mp4 or a
+            folder of frames beside a_manual.json and a_auto.json).
+        weight, batch_size, objects: as for scene masks.
+        size: frames and masks are resized to this side when read; the aspect ratio is not kept.
+        frames: frames of a sample, one annotated frame after the other.
+        holdout: share of the videos that serves validation.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    path: str
+    layout: Literal["davis", "sa-v"] = "davis"
+    weight: float = 1.0
+    batch_size: int = 0
+    size: int = 1024
+    objects: int = 3
+    frames: int = 8
+    holdout: float = 0.01
+    augment: AnnotatedAugmentRecipe = ANNOTATED_VIDEOS
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """The mixture of sources.
+
+    Attributes:
+        mixing: "within": every batch holds samples of each source in proportion to the weights; "alternate": every
+            batch is of one source, drawn in proportion to the weights.
         workers: 1 makes batches ahead in a second process, 0 makes them when asked.
         ahead: number of batches made ahead.
         validation_samples: held-out samples of each source used by a validation.
@@ -211,6 +372,11 @@ class DataRecipe:
     shards: ShardsRecipe | None = None
     clips: ClipsRecipe | None = None
     videos: VideosRecipe | None = None
+    scene_masks: SceneMasksRecipe | None = None
+    scene_masklets: SceneMaskletsRecipe | None = None
+    annotated_pictures: AnnotatedPicturesRecipe | None = None
+    annotated_videos: AnnotatedVideosRecipe | None = None
+    mixing: Literal["within", "alternate"] = "within"
     workers: Literal[0, 1] = 1
     ahead: int = 3
     validation_samples: int = 500

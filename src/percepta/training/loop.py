@@ -130,6 +130,7 @@ class _Run:
             recipe.betas,
             recipe.epsilon,
             recipe.rates,
+            exact=recipe.precision == "float32",
         )
         self.wrapped, self.wrapped_optimiser = fabric.setup(self.learner, self.optimiser)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None

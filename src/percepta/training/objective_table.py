@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 OBJECTIVES: Mapping[str, str] = MappingProxyType(
     {
         "contrastive": "percepta.training.contrastive",
+        "segment": "percepta.training.segmenting",
     }
 )
 """Names, and the modules that are imported when a recipe asks for them."""

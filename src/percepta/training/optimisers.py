@@ -9,12 +9,13 @@ blocks and leaves all other tensors to AdamW; it is what lets the nano models le
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from percepta.errors import BadInput, MissingExtra, one_of
 from percepta.training.recipe import RatesRecipe
@@ -93,6 +94,7 @@ def make_optimiser(
     betas: Sequence[float] = (0.9, 0.95),
     epsilon: float = 1e-8,
     rates: RatesRecipe | None = None,
+    exact: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimiser `name` over all trainable parameters of `model`.
 
@@ -101,6 +103,7 @@ def make_optimiser(
         learning_rate: peak rate; the loop multiplies it by the schedule's factor.
         betas: the two averaging constants of Adam.
         rates: rates that differ between parameters; in a learner, names are those of the model inside.
+        exact: let Muon orthogonalise in float32 instead of bfloat16, which few processors multiply fast.
 
     Raises:
         BadInput: unknown name. MissingExtra: LAMB without timm.
@@ -118,7 +121,7 @@ def make_optimiser(
         # Clipping of the global gradient norm is the loop's business, not the optimiser's.
         return Lamb(groups, lr=learning_rate, betas=(first, second), eps=epsilon, max_grad_norm=None)
     if name == "muon":
-        return MuonWithAdamW(model, learning_rate, weight_decay, (first, second), epsilon, factors)
+        return MuonWithAdamW(model, learning_rate, weight_decay, (first, second), epsilon, factors, exact)
     raise one_of("optimiser", name, OPTIMISERS)
 
 
@@ -136,13 +139,15 @@ class MuonWithAdamW(torch.optim.Optimizer):
         betas: tuple[float, float],
         epsilon: float,
         factors: Mapping[str, float] | None = None,
+        exact: bool = False,
     ) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         matrices = [(name, parameter) for name, parameter in named if _is_block_matrix(name, parameter)]
         if not matrices:
             raise BadInput("the optimiser muon needs a model with matrices inside its blocks; use adamw for this one.")
         others = parameter_groups(((n, p) for n, p in named if not _is_block_matrix(n, p)), weight_decay, factors)
-        muon = torch.optim.Muon(
+        kind: Any = Float32Muon if exact else torch.optim.Muon
+        muon = kind(
             _by_factor(matrices, factors),
             lr=learning_rate,
             weight_decay=weight_decay,
@@ -161,6 +166,53 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+
+class Float32Muon(torch.optim.Optimizer):
+    """Muon as torch's, with Nesterov momentum, but orthogonalised in float32; matrices of one shape at once."""
+
+    def __init__(
+        self, matrices: Any, lr: float, weight_decay: float, momentum: float, adjust_lr_fn: str = "match_rms_adamw"
+    ) -> None:
+        if adjust_lr_fn != "match_rms_adamw":
+            raise one_of("adjust_lr_fn", adjust_lr_fn, ["match_rms_adamw"], "Float32Muon")
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update all matrices that have a gradient."""
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in alike.items():
+                updates = orthogonal(torch.stack([self._momentum(one, group["momentum"]) for one in parameters]))
+                rate = 0.2 * math.sqrt(max(shape)) * group["lr"]
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parameters, list(updates), alpha=-rate)
+        return loss
+
+    def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        gradient, state = parameter.grad, self.state[parameter]
+        assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        average: Tensor = state["momentum_buffer"]
+        average.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)
+
+
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """(N, A, B) matrices to ones whose singular values are near 1: Newton-Schulz of fifth order (Muon)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * (gram @ gram) - 4.775 * gram) @ x
+    return x.mT if tall else x
 
 
 def _by_factor(named: list[tuple[str, nn.Parameter]], factors: Mapping[str, float] | None) -> Any:

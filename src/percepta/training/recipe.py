@@ -35,6 +35,7 @@ from percepta.training.data_recipe import (
 )
 from percepta.training.objective_table import OBJECTIVES
 from percepta.training.schedules import schedule_factor
+from percepta.training.segment_recipe import SegmentRecipe
 
 __all__ = [
     "PHOTOGRAPHS",
@@ -162,6 +163,7 @@ class Recipe:
         gradient_clip: largest global norm of the gradient; 0 does not clip.
         hard_negative_weight: how many ordinary negatives a hard one counts as; 0 leaves them out.
         mask: mask regularisation, or None for none.
+        segment: the simulated user of the objective "segment", or None for the paper's.
         stages: progressive resolution, in order; empty trains at the model's own size.
         ema: decay of the averaged weights, which then are the result; 0 is off.
         precision: "float32", "bfloat16-products" (float32 weights and sums, matrix products in bfloat16) or
@@ -194,6 +196,7 @@ class Recipe:
     decay: float = 0.1
     hard_negative_weight: float = 1.0
     mask: MaskRecipe | None = None
+    segment: SegmentRecipe | None = None
     stages: tuple[Stage, ...] = ()
     ema: float = 0.0
     precision: Precision = "float32"

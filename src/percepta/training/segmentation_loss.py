@@ -8,51 +8,14 @@ by the number of objects in all processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from percepta.errors import out_of_range, wrong_shape
-
-PARTS = ("mask", "dice", "iou", "presence")
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentationLoss:
-    """Weights and shapes of the parts; the defaults are SAM 2's.
-
-    Attributes:
-        mask, dice, iou, presence: weights of the parts in the total.
-        focal_alpha, focal_gamma: of the focal loss of pixels; a negative alpha weighs both classes alike.
-        presence_alpha, presence_gamma: the same for presence; -1 and 0 are plain binary cross entropy.
-        all_qualities: teach the quality of every mask, not only of the best.
-        absolute_quality: the absolute error of the quality, else its square.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    mask: float = 20.0
-    dice: float = 1.0
-    iou: float = 1.0
-    presence: float = 1.0
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    presence_alpha: float = -1.0
-    presence_gamma: float = 0.0
-    all_qualities: bool = True
-    absolute_quality: bool = True
-
-    def __post_init__(self) -> None:
-        for name in (*PARTS, "focal_gamma", "presence_gamma"):
-            if getattr(self, name) < 0:
-                raise out_of_range(name, getattr(self, name), "0 or more", "loss")
-
-    def total(self, parts: StepLosses) -> Tensor:
-        """(N,) weighted sum of the parts."""
-        return self.mask * parts.mask + self.dice * parts.dice + self.iou * parts.iou + self.presence * parts.presence
+from percepta.errors import wrong_shape
+from percepta.training.segment_recipe import LossRecipe
 
 
 class StepLosses(NamedTuple):
@@ -102,7 +65,7 @@ def mask_iou(masks: Tensor, truth: Tensor) -> Tensor:
 
 
 def segmentation_losses(
-    logits: Tensor, iou: Tensor, object_score: Tensor, truth: Tensor, settings: SegmentationLoss | None = None
+    logits: Tensor, iou: Tensor, object_score: Tensor, truth: Tensor, settings: LossRecipe | None = None
 ) -> StepLosses:
     """The losses of one prompt of N objects.
 
@@ -115,7 +78,7 @@ def segmentation_losses(
 
     Raises: BadInput for shapes that do not fit together.
     """
-    settings = settings or SegmentationLoss()
+    settings = settings or LossRecipe()
     if logits.ndim != 4 or truth.shape != (len(logits), *logits.shape[2:]):
         raise wrong_shape("truth", truth.shape, f"(N, H, W) of logits, {tuple(logits.shape)}", "segmentation_losses")
     logits, there = logits.float(), truth.flatten(1).any(1).float()
@@ -142,7 +105,7 @@ class LossSums(NamedTuple):
     presence: Tensor
 
 
-def summed(steps: Sequence[StepLosses], objects: float | Tensor, settings: SegmentationLoss | None = None) -> LossSums:
+def summed(steps: Sequence[StepLosses], objects: float | Tensor, settings: LossRecipe | None = None) -> LossSums:
     """The loss of a batch.
 
     Args:
@@ -150,8 +113,9 @@ def summed(steps: Sequence[StepLosses], objects: float | Tensor, settings: Segme
         objects: how many there are, of several processes the mean; at least 1 is taken.
         settings: weights of the parts.
     """
-    settings = settings or SegmentationLoss()
+    settings = settings or LossRecipe()
     number = torch.as_tensor(objects, dtype=torch.float32).clamp(min=1).to(steps[0].mask.device)
-    parts = [torch.stack([step[place].sum() for step in steps]).sum() / number for place in range(len(PARTS))]
-    total = torch.stack([settings.total(step).sum() for step in steps]).sum() / number
+    parts = [torch.stack([step[place].sum() for step in steps]).sum() / number for place in range(4)]
+    weights = (settings.mask, settings.dice, settings.iou, settings.presence)
+    total = torch.stack([part * weight for part, weight in zip(parts, weights, strict=True)]).sum()
     return LossSums(total, *parts)

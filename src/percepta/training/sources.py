@@ -16,6 +16,7 @@ import numpy as np
 
 from percepta.errors import BadMedia
 from percepta.training.data_recipe import (
+    AnnotatedAugmentRecipe,
     AugmentRecipe,
     CifarRecipe,
     ClipsRecipe,
@@ -40,8 +41,8 @@ class Part:
         augment: how the pictures are to be varied.
         hard_negatives: B wrong captions, or None.
         labels: (B,) class numbers, or None.
-        masks: for each sample, where its objects are: (B, H, W) or (B, T, H, W) uint8 of numbers from 1, 0 for none of
-            them; or None.
+        masks: (B, O, H, W) bool, or (B, O, T, H, W) for clips, where objects are seen; samples with fewer objects have
+            empty masks at the end. None where there are none.
         rows: (B,) where these samples stand among the samples of this source in the whole batch, or None for all.
         total: number of samples of this source in the whole batch; 0 for just these.
     """
@@ -49,7 +50,7 @@ class Part:
     source: str
     pictures: np.ndarray
     captions: list[str]
-    augment: AugmentRecipe
+    augment: AugmentRecipe | AnnotatedAugmentRecipe
     hard_negatives: list[str] | None = None
     rows: np.ndarray | None = None
     total: int = 0

@@ -82,7 +82,7 @@ class WordsPrior:
 
 
 def region_inputs(cosines: Any, neutral: Any, iou: Any, share: Any) -> Table:
-    """(N, 5), the `INPUTS` of N objects: cosines (N,), neutral (N, 2), predicted IoU (N,), share of the picture (N,)."""
+    """(N, 5), the `INPUTS` of N objects: cosines (N,), neutral (N, 2), predicted IoU (N,), shares of pictures (N,)."""
     columns = [cosines, neutral[:, 0], neutral[:, 1], iou, np.log(np.maximum(share, 1e-6))]
     return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
 

@@ -3,7 +3,7 @@
 from percepta.models.sam2.bank import Recollection, Remembered, TrackedObject, pointer_reach, recollect
 from percepta.models.sam2.config import Sam2Config
 from percepta.models.sam2.decoder import MaskDecoder, TwoWayTransformer
-from percepta.models.sam2.keys import layouts, subtrees
+from percepta.models.sam2.layouts import layouts, subtrees
 from percepta.models.sam2.memory import MemoryAttention, MemoryEncoder, nearest_frames
 from percepta.models.sam2.model import Features, Heads, ImageEncoder, Prediction, Sam2, build
 from percepta.models.sam2.prompts import PromptEncoder

@@ -1,4 +1,4 @@
-"""The public layouts of SAM 2 checkpoints: native, official (both versions), transformers.
+"""The names of SAM 2 in the official checkpoints, of both versions.
 
 Unusual: 1 x 1 convolutions of the official layout are linear layers here, so their weights lose two axes of length one;
 the official laterals are numbered from the coarsest level.
@@ -137,13 +137,3 @@ def official(config: Sam2Config) -> KeyMap:
         + MEMORY_ENCODER.nested("memory_encoder.", "memory_encoder.")
         + KeyMap(tuple(own))
     )
-
-
-def layouts(config: Sam2Config) -> dict[str, KeyMap]:
-    """Every foreign layout, by name."""
-    return {"official": official(config)}
-
-
-def subtrees(config: Sam2Config) -> dict[str, str]:
-    """A SAM 2 is never a part of a larger checkpoint."""
-    return {}

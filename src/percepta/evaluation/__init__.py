@@ -2,13 +2,21 @@
 
 Order of reading: metrics, tallies, probes, zero_shot, protocols, then what is measured: classification, retrieval and
 probing of any pictures; cifar and scenes; moments of videos; label_propagation, dense_probes, dense_scenes,
-segmentation and davis on patches; layer_study over models.
+segmentation and davis on patches; regions, vos, clicks, clicks_videos and scenes_vos for promptable models;
+layer_study over models.
 """
 
 from __future__ import annotations
 
 from percepta.evaluation.cifar import cifar10_protocol, evaluate_cifar10
 from percepta.evaluation.classification import evaluate_zero_shot, zero_shot_protocol
+from percepta.evaluation.clicks import click_objects, clicks_protocol, evaluate_click_pictures, pictures_of
+from percepta.evaluation.clicks_videos import (
+    click_offline,
+    click_online,
+    evaluate_vos_interactive,
+    vos_interactive_protocol,
+)
 from percepta.evaluation.davis import davis_tracking_protocol, evaluate_davis
 from percepta.evaluation.dense_probes import (
     AffineMap,
@@ -78,8 +86,15 @@ from percepta.evaluation.scenes import (
     scenes_retrieval_protocol,
     scenes_video_retrieval_protocol,
 )
+from percepta.evaluation.scenes_vos import (
+    evaluate_scenes_clicks,
+    evaluate_scenes_vos,
+    scenes_clicks_protocol,
+    scenes_vos_protocol,
+)
 from percepta.evaluation.segmentation import evaluate_segmentation, segmentation_protocol
 from percepta.evaluation.tallies import Tally
+from percepta.evaluation.vos import evaluate_vos, follow, vos_protocol
 from percepta.evaluation.zero_shot import classifier, predict
 
 __all__ = [
@@ -103,15 +118,21 @@ __all__ = [
     "cifar10_nothing_here_protocol",
     "cifar10_protocol",
     "classifier",
+    "click_objects",
+    "click_offline",
+    "click_online",
+    "clicks_protocol",
     "contours",
     "davis_tracking_protocol",
     "divided",
     "dual_softmax",
     "evaluate_cifar10",
     "evaluate_cifar10_nothing_here",
+    "evaluate_click_pictures",
     "evaluate_davis",
     "evaluate_probe",
     "evaluate_retrieval",
+    "evaluate_scenes_clicks",
     "evaluate_scenes_depth",
     "evaluate_scenes_hard_negatives",
     "evaluate_scenes_moments",
@@ -122,16 +143,21 @@ __all__ = [
     "evaluate_scenes_segmentation",
     "evaluate_scenes_tracking",
     "evaluate_scenes_video_retrieval",
+    "evaluate_scenes_vos",
     "evaluate_segmentation",
+    "evaluate_vos",
+    "evaluate_vos_interactive",
     "evaluate_zero_shot",
     "fit_ridge",
     "fit_softmax",
+    "follow",
     "hits_at_k",
     "jaccard",
     "knn_protocol",
     "knn_votes",
     "linear_probe",
     "linear_probe_protocol",
+    "pictures_of",
     "predict",
     "probe_depth",
     "probe_places",
@@ -142,6 +168,7 @@ __all__ = [
     "ridge_probe",
     "ridge_probe_protocol",
     "same",
+    "scenes_clicks_protocol",
     "scenes_depth_protocol",
     "scenes_hard_negatives_protocol",
     "scenes_moments_protocol",
@@ -152,6 +179,7 @@ __all__ = [
     "scenes_segmentation_protocol",
     "scenes_tracking_protocol",
     "scenes_video_retrieval_protocol",
+    "scenes_vos_protocol",
     "score_masks",
     "score_video",
     "score_videos",
@@ -159,5 +187,7 @@ __all__ = [
     "split_by_class",
     "top_k_accuracy",
     "track",
+    "vos_interactive_protocol",
+    "vos_protocol",
     "zero_shot_protocol",
 ]

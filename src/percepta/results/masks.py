@@ -168,8 +168,9 @@ def _edges(part: Dense, changes: Dense, rows: tuple[int, int], left: int, height
 
 def decode(counts: Counts, size: tuple[int, int]) -> Dense:
     """The (H, W) bool mask of run lengths."""
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(size[1], size[0]).T
+    mask = np.zeros(size, dtype=bool)
+    _paint(mask, counts)
+    return mask
 
 
 def _paint(mask: Dense, counts: Counts) -> None:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from percepta.tasks.indexing import index
     from percepta.tasks.indexing.duplicates import duplicates
     from percepta.tasks.search import search
+    from percepta.tasks.segment import segment
     from percepta.tasks.speeding import speedup
+    from percepta.tasks.track import track
 
 _HOME = {
     "describe": "catalog",
@@ -62,7 +64,9 @@ _HOME = {
     "features": "tasks.features",
     "index": "tasks.indexing",
     "search": "tasks.search",
+    "segment": "tasks.segment",
     "speedup": "tasks.speeding",
+    "track": "tasks.track",
 }
 
 __all__ = [
@@ -90,7 +94,9 @@ __all__ = [
     "prepare",
     "save",
     "search",
+    "segment",
     "speedup",
+    "track",
     "unprepare",
 ]
 

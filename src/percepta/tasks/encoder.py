@@ -25,6 +25,7 @@ from percepta.running.modes import evaluating
 FRAMES = 8
 NANO = "pe-core-nano"
 REAL = "pe-core-l14-336"
+REAL_SAM2 = "sam2.1-hiera-base-plus"
 _told: set[str] = set()
 
 
@@ -32,8 +33,9 @@ class ToyModelWarning(UserWarning):
     """Said once per process when a nano model is used; names the model to pass for real pictures."""
 
     def __init__(self, name: str) -> None:
-        self.on_command_line = f"{name} is a toy that fits on a laptop; for real pictures pass --model {REAL}."
-        super().__init__(f"{name} is a toy that fits on a laptop; for real pictures pass model={REAL!r}.")
+        real = REAL_SAM2 if name.startswith("sam2") else REAL
+        self.on_command_line = f"{name} is a toy that fits on a laptop; for real pictures pass --model {real}."
+        super().__init__(f"{name} is a toy that fits on a laptop; for real pictures pass model={real!r}.")
 
 
 class Encoder:

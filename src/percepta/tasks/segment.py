@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from percepta.errors import BadInput, wrong_shape
+from percepta.errors import BadInput, one_of, wrong_shape
 from percepta.media import Source, open_picture
 from percepta.media.pictures import picture_name
 from percepta.media.sniffing import name_of
+from percepta.models.sam2 import everything as all_objects
 from percepta.results import Masks
 from percepta.results.masks import encode
 from percepta.running.feed import Stream
@@ -64,7 +65,8 @@ def segment(  # noqa: PLR0913 (the front door)
         boxes: (left, top, right, bottom) or several of them, each an object; a box goes with the points of its object.
         masks: (H, W) arrays or picture files of the picture's size, one an object: rough masks that are to be improved.
         text: what to look for, in words.
-        everything: all objects, without prompts; settings of `percepta.models.sam2.everything` as a dictionary.
+        everything: all objects, without prompts; fields of `EverythingSettings` as a dictionary, such as
+            {"points_per_side": 16, "clean_area": 100}.
         model: a name or a loaded model.
         multimask: None gives one mask an object (of a single click the best of three by predicted IoU), True all three
             alternatives, False the model's single mask.
@@ -86,12 +88,13 @@ def segment(  # noqa: PLR0913 (the front door)
         told = " and ".join(kinds) if kinds else "nothing"
         raise BadInput(f"segment needs points, boxes or masks, or text, or everything=True, one of them; got {told}.")
     ask: Asked
-    if text is not None:
-        ask = words().find_in_picture(text)
+    find = None if text is None else by_words("find_in_picture")
     segmenter = Segmenter(model, device, dtype, weights)
-    if prompts:
+    if find is not None:
+        ask = find(text, segmenter)
+    elif prompts:
         ask = _by_prompts(segmenter, prompts, multimask)
-    elif everything:
+    else:
         ask = _everything(segmenter, everything)
     stream = segmenter.over(inputs, ask, prompts, batch_size, "raise" if one else on_error)
     if not one:
@@ -113,14 +116,15 @@ def is_one(inputs: Any) -> bool:
     return isinstance(inputs, bytes | Image.Image) or (isinstance(inputs, np.ndarray) and inputs.ndim < 4)
 
 
-def words() -> Any:
-    """What finds things by words: a module with `find_in_picture(text)` and `find_in_video(text)`.
+def by_words(what: str) -> Any:
+    """What finds things by words: `find_in_picture(text, segmenter)` gives what `segment` asks of every picture, and
+    `find_in_video(text, segmenter)` what points at things in a VideoSession.
 
     Raises: BadInput where there is none.
     """
     try:
-        return importlib.import_module("percepta.tasks.words")
-    except ModuleNotFoundError:
+        return getattr(importlib.import_module("percepta.tasks.words"), what)
+    except (ModuleNotFoundError, AttributeError):
         raise BadInput("text is not understood yet; point at things with points, boxes or masks.") from None
 
 
@@ -146,11 +150,12 @@ class Segmenter:
             )
         self.side: int = self.model.config.image_size
         self.evaluating = self._encoder.evaluating
+        self._frames = replace(self.model.preprocess, filter="bicubic", arithmetic="bytes")
 
     def frame(self, picture: Image.Image) -> Tensor:
         """(3, S, S) of a video's frame, resized as the published video code does: bicubic, in bytes."""
-        small = picture.resize((self.side, self.side), Image.Resampling.BICUBIC)
-        return self.model.preprocess.tensor(small)
+        tensor: Tensor = self._frames(picture)
+        return tensor
 
     def over(
         self, inputs: Any, ask: Asked, prompts: Sequence[Prompt], batch_size: int | None, on_error: str
@@ -304,7 +309,9 @@ def _object(places: Any, kinds: Any) -> tuple[NDArray[np.float32], NDArray[np.in
     points = _numbers(places, "points")
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise wrong_shape("points of an object", points.shape, "(P, 2), at least one (x, y)")
-    given = kinds.tolist() if isinstance(kinds, np.ndarray) else list(kinds)
+    given = kinds.tolist() if isinstance(kinds, np.ndarray) else kinds
+    if not isinstance(given, list | tuple):
+        raise BadInput(f"labels must be nested like the points, a list for each object; got {kinds!r}.")
     if len(given) != len(points):
         raise BadInput(f"labels must be one for each point; got {len(given)} for {len(points)} points.")
     if not all(label in (0, 1) for label in given):
@@ -414,17 +421,21 @@ def _tensors(prompts: Sequence[Prompt], size: Size, segmenter: Segmenter) -> dic
     return found
 
 
-def _everything(segmenter: Segmenter, settings: bool | Mapping[str, Any]) -> Asked:
+def _everything(segmenter: Segmenter, given: bool | Mapping[str, Any]) -> Asked:
     """All objects of a picture."""
-    home = importlib.import_module("percepta.models.sam2.everything")
-    chosen = home.EverythingSettings(**(dict(settings) if isinstance(settings, Mapping) else {}))
+    settings = all_objects.EverythingSettings(**_known_settings(given if isinstance(given, Mapping) else {}))
 
     def ask(pixels: Tensor, size: Tensor, source: Source) -> Masks:
-        records = home.everything(segmenter.model, pixels[0], chosen)
-        runs = [np.asarray(record.counts) for record in records]
-        quality = np.array([record.predicted_iou for record in records], np.float32)
-        height, width = size.tolist()
-        return Masks(source.name, (height, width), tuple(runs), (THING,) * len(runs), quality)
+        found = all_objects.everything(segmenter.model, pixels[0], settings).masks(source.name)
+        return Masks(found.source, found.size, found.counts, (THING,) * len(found), found.scores)
 
     ask.whole = True  # type: ignore[attr-defined]  # it wants the picture's pixels
     return ask
+
+
+def _known_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in fields(all_objects.EverythingSettings)]
+    for name in given:
+        if name not in names:
+            raise one_of("a setting of everything", name, names)
+    return dict(given)

@@ -174,7 +174,7 @@ class VideoSession:
 
     def at(self, frame: int) -> TrackedFrame | None:
         """The result of a frame: what its latest prompt or run gave; None where there is none yet."""
-        return self._shown.get(frame) or self.spool.get(frame)
+        return self._shown[frame] if frame in self._shown else self.spool.get(frame)
 
     # Following
 
@@ -187,7 +187,7 @@ class VideoSession:
             start: a frame's number, seconds, or a time such as "00:05". By default where the last run ended, or at
                 the earliest frame that was pointed at since; backwards at the earliest prompt.
             until: stop before this frame or time; by default at the end (backwards at frame 0, which is included).
-            reverse: go backwards.
+            reverse: go backwards, looking at the prompts but not at what was tracked forward.
 
         Raises: BadInput where nothing is pointed at, or for a frame that is not there.
         """
@@ -222,18 +222,21 @@ class VideoSession:
                 found = next(walk, None)
             if found is None:
                 return
-            self._visited, self.next = frame, frame + 1
+            found = self._corrected(found)
+            self._visited, self.next = max(frame, self._visited), frame + 1
             result = self._store(found)
             self._keep()
             yield result
             self._admit(frame + 1, False)
 
     def _backwards(self, start: int, stop: int | None) -> Iterator[TrackedFrame]:
-        """As `visit`; afterwards the model stands where it stood before."""
+        """As `visit`, from the prompts alone; afterwards the model stands where it stood before."""
         if self.frames.length is None:
             raise BadInput(f"{self.frames.name} can only be gone through forward.")
         before, waiting = self._state(), tuple(self._waiting)
         try:
+            for one in self._session.tracked.values():
+                one.tracked.clear()  # how far the video was gone through forward makes no difference
             self._admit(start, True)
             walk = self._session.propagate(start=start, reverse=True)
             for frame in range(start, -1 if stop is None else stop, -1):
@@ -402,11 +405,9 @@ class VideoSession:
         self._visited = -1 if kept is None else kept.next - 1
         if kept is not None:
             self._load(kept.path)
-        later = [said for said in self._said if kept is None or said.serial > kept.serial]
-        for said in later:
-            if not (said.visited and said.frame <= frame):
+        for said in self._said:
+            if not said.visited and (kept is None or said.serial > kept.serial):
                 self._say_again(said)
-        corrections = [said for said in later if said.visited and said.frame <= frame]
         start = min([*self._prompted_frames(), frame]) if kept is None else kept.next
         for number in list(self._session.tracked):
             self._wait(number)
@@ -416,23 +417,27 @@ class VideoSession:
         walk = self._session.propagate(start=start, max_frames=frame - start)
         for number in range(start, frame + 1):
             with self._segmenter.evaluating():
-                next(walk)
+                self._corrected(next(walk))
             self._visited = number
-            for said in corrections:
-                if said.frame == number:
-                    self._say_again(said)
             self._admit(number + 1, False)
 
-    def _say_again(self, said: Said) -> None:
-        if said.object not in self.names:
-            return
+    def _corrected(self, found: Any) -> Any:
+        """What the model gives of a frame that is tracked again, corrected as it had been before."""
+        if found.frame > self._visited:
+            for said in self._said:
+                if said.visited and said.frame == found.frame:
+                    found = self._say_again(said) or found
+        return found
+
+    def _say_again(self, said: Said) -> Any:
         if said.object in self._waiting:
             self._session.tracked[said.object] = self._waiting.pop(said.object)
         if said.prompt is not None:
-            self._tell(said.frame, said.object, said.prompt)
-        elif said.object in self._session.tracked:
-            with self._segmenter.evaluating():
-                self._session.clear(said.frame, said.object)
+            return self._tell(said.frame, said.object, said.prompt)
+        if said.object not in self._session.tracked:
+            return None
+        with self._segmenter.evaluating():
+            return self._session.clear(said.frame, said.object)
 
     def _keep(self) -> None:
         """From time to time a state for going back; of many, those that lie closest together go."""

@@ -17,7 +17,7 @@ from percepta.errors import BadInput, one_of
 from percepta.media import open_frames
 from percepta.results import Tracks
 from percepta.running.feed import ON_ERROR
-from percepta.tasks.segment import NANO, Segmenter, prompts_of, words
+from percepta.tasks.segment import NANO, Segmenter, by_words, prompts_of
 from percepta.tasks.sessions import VideoSession
 
 
@@ -73,7 +73,7 @@ def track(  # noqa: PLR0913 (the front door)
     prompts = prompts_of(points, labels, boxes, masks)
     if text is not None and prompts:
         raise BadInput("track needs points, boxes or masks, or text, not both.")
-    ask = None if text is None else words().find_in_video(text)
+    find = None if text is None else by_words("find_in_video")
     segmenter = Segmenter(model, device, dtype, weights)
     settings = {"memory": memory, "corrections": corrections, "non_overlap": non_overlap, "fill_holes": fill_holes}
     frames = open_frames(video, rate)
@@ -85,8 +85,8 @@ def track(  # noqa: PLR0913 (the front door)
     try:
         if resume is not None:
             session.resume(resume)
-        if ask is not None:
-            ask(session)
+        if find is not None:
+            find(text, segmenter)(session)
         elif not prompts:
             return session
         with session:

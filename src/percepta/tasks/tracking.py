@@ -21,7 +21,8 @@ import numpy as np
 from percepta.errors import MissingExtra
 from percepta.media import Frames, VideoParts, draw_objects
 from percepta.results import Boxes, Masks, Tracks
-from percepta.results.formats.tracks import open_tracks
+from percepta.results.formats.tracks import SCHEMA as TRACKS_SCHEMA
+from percepta.results.formats.tracks import CsvSink, ParquetSink, TrackWriter, VideoJsonSink
 
 SCORE_KIND = "probability that the object is seen (sigmoid of the model's logit, not calibrated)"
 RATE = 25.0  # of the overlay of frames that have no times
@@ -257,5 +258,23 @@ class TrackFiles:
                 shutil.rmtree(self._parts.folder, ignore_errors=True)
         return written
 
-    def _open(self, name: str) -> Any:
-        return open_tracks(self.folder / name, self._frames.name, self._frames.size, self._frames.rate)
+    def _open(self, name: str) -> TrackWriter:
+        frames, path = self._frames, self.folder / name
+        about = {"schema": TRACKS_SCHEMA, "source": frames.name, "size": list(frames.size), "rate": frames.rate}
+        return TrackWriter(path, _Timed(_SINKS[name](path, about), frames), frames.size, frames.rate)
+
+
+class _Timed:
+    """Rows with the times that the video itself says, which need not be even."""
+
+    def __init__(self, sink: Any, frames: Frames) -> None:
+        self._sink, self._frames = sink, frames
+
+    def write(self, row: Any) -> None:
+        self._sink.write({**row, "time": self._frames.time(row["frame"])})
+
+    def finish(self) -> None:
+        self._sink.finish()
+
+
+_SINKS: dict[str, Any] = {TABLE: CsvSink, PARQUET: ParquetSink, COCO: VideoJsonSink}

@@ -27,7 +27,9 @@ from percepta.apps.cli import (
     index,
     models,
     search,
+    segment,
     speedup,
+    track,
     train,
 )
 from percepta.apps.cli.common import say
@@ -41,6 +43,8 @@ Examples:
   percepta classify photos/ --labels "a cat,a dog"
   percepta search photos/ "a red boat"
   percepta embed photos/ -o photos.npy
+  percepta segment truck.jpg --point 500,375 -o cut/
+  percepta track field.mp4 --point 412,233 -o cow/
 """
 
 app = typer.Typer(
@@ -54,7 +58,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _verb in (models, classify, embed, features, index, search, duplicates, speedup, train, evaluate, export, demo):
+_VERBS: tuple[Any, ...] = (models, classify, embed, features, index, search, duplicates, segment, track)
+for _verb in (*_VERBS, speedup, train, evaluate, export, demo):
     _verb.register(app)
 
 

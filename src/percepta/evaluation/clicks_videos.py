@@ -240,6 +240,8 @@ def evaluate_vos_interactive(
     """
     protocol = protocol or vos_interactive_protocol()
     settings = protocol.settings
+    if settings["mode"] not in MODES:
+        raise one_of("mode", settings["mode"], MODES, protocol.name)
     most, clicks = int(settings["clicked frames"]), int(settings["clicks a frame"])
     found: list[list[Round]] = []
     lengths: list[int] = []

@@ -179,8 +179,10 @@ def follow(
         firsts: frame → the masks of objects to be prompted there; None reads the masks of the video as it goes and
             takes each object in the first annotated frame that shows it.
 
-    Yields: every frame from the first prompted one on.
+    Yields: every frame from the first prompted one on. Raises: BadInput for another prompt.
     """
+    if how not in PROMPTS:
+        raise one_of("prompt", how, PROMPTS, "follow")
     known: set[int] = set()
     annotated = set(video.annotated if firsts is None else firsts)
 

@@ -23,10 +23,11 @@ from percepta.tasks.encoder import NANO, Encoder
 from percepta.tasks.evaluating.batches import Batches
 from percepta.tasks.evaluating.table import GROUPS, PROTOCOLS, Data
 from percepta.tasks.prompts import class_names, templates_of
+from percepta.tasks.segment import NANO as PROMPTABLE_NANO
 
 RESOLVED: dict[str, Callable[[Any], Any]] = {"templates": templates_of, "classes": class_names}
 """Settings that may be given by a name, and what they become before the protocol is hashed."""
-CHOICES = frozenset({"pooling", "criterion", "resize", "sampling", "split", "resolution", "question"})
+CHOICES = frozenset({"pooling", "criterion", "resize", "sampling", "split", "resolution", "question", "prompt", "mode"})
 """Settings in words that may be replaced; the others in words only say what is done."""
 KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
@@ -40,7 +41,7 @@ KINDS: tuple[tuple[Any, str], ...] = (
 
 def evaluate(
     protocols: str | Protocol | Sequence[str | Protocol],
-    model: str | nn.Module = NANO,
+    model: str | nn.Module | None = None,
     weights: str | Path | None = None,
     data: str | Path | Mapping[str, str | Path] | None = None,
     device: str | torch.device | None = None,
@@ -55,7 +56,8 @@ def evaluate(
     Args:
         protocols: names of `PROTOCOLS`, "nano" for those of the nano model's card, or protocols of these names with
             other settings.
-        model: a name or a loaded model; most protocols need one with a text tower.
+        model: a name or a loaded model; None is the nano model of the kind that the protocols are for. Most need one
+            with a text tower, some one that takes prompts.
         weights: a file or folder for the model's name, in any layout of its family.
         data: where the data of protocols lie that need some; {"data": ..., "train": ...} where the training part lies
             elsewhere.
@@ -68,8 +70,8 @@ def evaluate(
 
     Raises:
         BadInput: an unknown protocol or setting, no data where they are needed, weights beside a loaded model, a model
-            without words, a batch size below 1. BadMedia: the data cannot be read. UnknownModel, MissingWeights,
-            CheckpointMismatch.
+            without words or prompts, protocols for both kinds of models at once, a batch size below 1. BadMedia: the
+            data cannot be read. UnknownModel, MissingWeights, CheckpointMismatch.
     """
     if on_error not in ON_ERROR:
         raise one_of("on_error", on_error, ON_ERROR)
@@ -81,11 +83,23 @@ def evaluate(
         needed = PROTOCOLS[protocol.name].data
         if needed and "data" not in places:
             raise BadInput(f"{protocol.name} needs {needed}: pass data (on the command line --data).")
-    encoder = Encoder(model, device, dtype, weights)
+    prompts = _takes_prompts(chosen)
+    encoder = Encoder((PROMPTABLE_NANO if prompts else NANO) if model is None else model, device, dtype, weights)
+    if hasattr(encoder.model, "session") and not prompts:
+        raise BadInput(f"{chosen[0].name} measures encoders; {encoder.name} takes prompts and gives masks.")
     if any(PROTOCOLS[protocol.name].words for protocol in chosen):
         encoder.need_words("evaluate")
     batches = Batches(encoder, batch_size, progress, on_error)
     return _run(chosen, batches, places, "" if weights is None else Path(weights).name)
+
+
+def _takes_prompts(protocols: Sequence[Protocol]) -> bool:
+    """Whether protocols are for models that take prompts. Raises: BadInput where some are and others are not."""
+    kinds = {one.name: PROTOCOLS[one.name].prompts for one in protocols}
+    if len(set(kinds.values())) > 1:
+        first, other = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
+        raise BadInput(f"{first} is for models that take prompts and {other} for encoders; run them one by one.")
+    return any(kinds.values())
 
 
 def protocols_of(

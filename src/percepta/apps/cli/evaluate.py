@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from percepta.apps.cli import common
-from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Json, Model, Overwrite, Weights
+from percepta.apps.cli.common import BatchSize, Debug, Device, Dtype, Json, Overwrite, Weights
 from percepta.errors import BadInput
 
 EXAMPLES = """\b
@@ -22,6 +22,8 @@ Examples:
   percepta evaluate retrieval --data captioned/ --model pe-core-b16-224 -o scores.json
   percepta evaluate scenes-retrieval scenes-hard-negatives
   percepta evaluate nano --data cifar10-test.parquet -o scores.png
+  percepta evaluate vos --data DAVIS/ --model sam2.1-hiera-tiny --set prompt="3 clicks"
+  percepta evaluate scenes-vos scenes-clicks
 """
 ENDINGS = (".json", ".png")
 TOGETHER = 64  # pictures, frames or texts at once
@@ -48,6 +50,9 @@ Other = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as k=5 or pooling=class."),
 ]
 Scores = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Scores as .json, or bars as .png.")]
+AnyModel = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="A name or a file; by default the nano model of the kind.")
+]
 Picture = Annotated[
     Path | None, typer.Option("--picture", metavar="FILE.png", help="Confusion matrix, curve over layers, or bars.")
 ]
@@ -68,7 +73,7 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
     other: Other = None,
     out: Scores = None,
     picture: Picture = None,
-    model: Model = common.NANO,
+    model: AnyModel = None,
     weights: Weights = None,
     device: Device = "cpu",
     dtype: Dtype = None,

@@ -10,10 +10,12 @@ from percepta import evaluation
 from percepta.datasets.picture_sets import are_synsets, open_captioned, open_labelled, parts_of
 from percepta.evaluation import Evaluation, Protocol
 from percepta.tasks.evaluating.batches import Batches
+from percepta.tasks.evaluating.clicks import run_clicks, run_scenes_clicks
 from percepta.tasks.evaluating.dense import on_scenes, run_davis, run_segmentation
 from percepta.tasks.evaluating.moments import run_scenes_moments, scenes_moments
 from percepta.tasks.evaluating.nothing_here import run_cifar10_nothing_here, run_scenes_nothing_here
 from percepta.tasks.evaluating.pictures import by_layer, by_resize
+from percepta.tasks.evaluating.vos import VIDEOS, run_scenes_vos, run_vos, run_vos_interactive
 from percepta.tasks.prompts import class_names, templates_of
 
 Data = Mapping[str, Path]
@@ -30,6 +32,7 @@ class Evaluator:
         line: what it measures, in one line.
         data: the data that it cannot do without, in words; empty for none.
         words: whether the model needs a text tower.
+        prompts: whether it is for models that take prompts, such as SAM 2, instead of encoders.
     """
 
     make: Callable[[], Protocol]
@@ -37,6 +40,7 @@ class Evaluator:
     line: str
     data: str = ""
     words: bool = True
+    prompts: bool = False
 
 
 def _cifar10(protocol: Protocol, batches: Batches, data: Data) -> Evaluation:
@@ -73,6 +77,12 @@ def _tested(data: Data) -> Path:
     """The test part where the data are divided, else all of it."""
     parts = parts_of(data["data"])
     return data["data"] if parts is None else parts[1]
+
+
+def _promptable(
+    make: Callable[[], Protocol], run: Callable[[Protocol, Batches, Data], Evaluation], line: str, data: str = ""
+) -> Evaluator:
+    return Evaluator(make, run, line, data, words=False, prompts=True)
 
 
 LABELLED = "labelled pictures: a folder of classes, webdataset tar files, or parquet or arrow with a column of labels"
@@ -197,6 +207,34 @@ PROTOCOLS: dict[str, Evaluator] = {
         "J&F of masks handed on from the first frame of the DAVIS 2017 videos, zero-shot, on any layers",
         "the folder of DAVIS 2017 with JPEGImages, Annotations and ImageSets",
         words=False,
+    ),
+    "vos": _promptable(
+        evaluation.vos_protocol,
+        run_vos,
+        "J&F of objects followed through videos from their mask (or box, or clicks) in the first frame",
+        VIDEOS,
+    ),
+    "vos-interactive": _promptable(
+        evaluation.vos_interactive_protocol,
+        run_vos_interactive,
+        "J&F and annotation time when objects are clicked again where they go wrong, offline or online",
+        VIDEOS,
+    ),
+    "clicks": _promptable(
+        evaluation.clicks_protocol,
+        run_clicks,
+        "mIoU of objects in pictures after 1 to 5 clicks",
+        VIDEOS,
+    ),
+    "scenes-vos": _promptable(
+        evaluation.scenes_vos_protocol,
+        lambda protocol, batches, _: run_scenes_vos(protocol, batches),
+        "J&F of objects in generated clips that hide them, and whether the model knows when it cannot see them",
+    ),
+    "scenes-clicks": _promptable(
+        evaluation.scenes_clicks_protocol,
+        lambda protocol, batches, _: run_scenes_clicks(protocol, batches),
+        "mIoU of objects in generated scenes after 1 to 5 clicks",
     ),
 }
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from percepta.layers import Attention, attend_in_tiles, chunked, grid_rotation
-from percepta.layers.chunked import WAYS, prepared_attention_of
+from percepta.layers.chunked import WAYS, attend_in_blocks, prepared_attention_of
 from percepta.layers.packed import missing, packed_linear_of
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"packed weights: {missing()}")
@@ -115,3 +115,11 @@ def test_what_tiles_cannot_do_runs_plainly(monkeypatch: pytest.MonkeyPatch) -> N
         change = causal_part(x)[0] - causal(x)[0]
         assert change.norm() <= 1e-6 * causal(x)[0].norm()
         part.train()(x)
+
+
+def test_blocks_of_rows_and_keys_give_softmax_attention_with_values_of_any_width() -> None:
+    draw = torch.Generator().manual_seed(3)
+    query, key = torch.randn(2, 700, 24, generator=draw) * 4, torch.randn(2, 4500, 24, generator=draw)
+    value = torch.randn(2, 4500, 7, generator=draw)
+    wanted = torch.softmax(query.double() @ key.double().mT / 24**0.5, dim=-1) @ value.double()
+    assert torch.allclose(attend_in_blocks(query, key, value).double(), wanted, atol=1e-5)

@@ -24,6 +24,7 @@ from percepta.layers.packed import Choose, PackedLinear, packed_linear, runs_pla
 from percepta.layers.rope import rotate
 
 TILE = 1 << 20  # logits at a time: 4 MB of float32, the second-level cache of a few cores
+BLOCK_ROWS, BLOCK_KEYS = 512, 2048  # of `attend_in_blocks`: the same 4 MB
 WAYS = ("fused", "heads", "rows")
 
 
@@ -90,6 +91,38 @@ def _by_rows(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, mix
                     logits += bias[picture, head] if bias.shape[2] == 1 else bias[picture, head, part]
                 torch.softmax(logits, -1, out=logits)
                 mixed[picture, head, part] = packed_linear(logits, values[picture, head], None)
+
+
+def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q kᵀ / √head_dim) v with values of any width, for one head: block by block of rows and of keys.
+
+    The sums over blocks of keys are kept at a common maximum (online softmax), so that logits never leave the cache.
+    Builds no graph for gradients.
+
+    Args:
+        query, key, value: (B, N, head_dim), (B, M, head_dim), (B, M, V).
+
+    Returns: (B, N, V).
+    """
+    mixed = query.new_empty(*query.shape[:2], value.shape[-1])
+    scaled = query * query.shape[-1] ** -0.5
+    for picture in range(len(query)):
+        turned, values = key[picture].T, value[picture]
+        for row in range(0, query.shape[1], BLOCK_ROWS):
+            part = scaled[picture, row : row + BLOCK_ROWS]
+            highest = part.new_full((len(part), 1), float("-inf"))
+            total, sums = part.new_zeros(len(part), 1), part.new_zeros(len(part), value.shape[-1])
+            for start in range(0, key.shape[1], BLOCK_KEYS):
+                some = slice(start, start + BLOCK_KEYS)
+                logits = part @ turned[:, some]
+                higher = torch.maximum(highest, logits.amax(1, keepdim=True))
+                faded = (highest - higher).exp_()
+                logits.sub_(higher).exp_()
+                total.mul_(faded).add_(logits.sum(1, keepdim=True))
+                sums.mul_(faded).addmm_(logits, values[some])
+                highest = higher
+            torch.div(sums, total, out=mixed[picture, row : row + BLOCK_ROWS])
+    return mixed
 
 
 class PreparedAttention(Attention):

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from percepta.layers import attend_in_tiles, grid_rotation, rotate
+from percepta.layers import grid_rotation, rotate
+from percepta.layers.chunked import attend_in_blocks
 from percepta.layers.packed import runs_plain
 from percepta.models.sam2.parts import ChannelNorm, join_heads, pointwise, split_heads
 
@@ -60,7 +61,7 @@ class RotaryAttention(nn.Module):
     def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention weights times projected values; with one head the narrow values are mixed and then projected."""
         if self._mixes_first(value):
-            return self.value(attend_in_tiles(query, key, value[:, None], way="heads"))
+            return self.value(attend_in_blocks(query[:, 0], key[:, 0], value))
         values = split_heads(self.value(value), self.heads)
         dropout = self.dropout if self.training else 0.0
         return join_heads(F.scaled_dot_product_attention(query, key, values, dropout_p=dropout))

@@ -343,8 +343,9 @@ def pictures_in(folder: Path) -> list[Path]:
 
 def natural_key(name: str) -> tuple[Any, ...]:
     """A key that sorts names as people count: frame2 before frame10, letters whatever their case."""
-    parts = re.split(r"(\d+)", name)
-    return (*((int(part), "") if part.isdecimal() else (-1, part.casefold()) for part in parts if part), (-2, name))
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    keys = [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts]
+    return (*keys, (-1, 0, name))
 
 
 def seconds_of(place: float | str) -> float:

@@ -62,11 +62,10 @@ def draw_objects(
     if not 0 <= opacity <= 1:
         raise out_of_range("opacity", opacity, "0 to 1", owner="draw_objects")
     numbers = list(objects) if len(objects) else list(range(1, len(masks) + 1))
+    if len(numbers) != len(masks) or (tags is not None and len(tags) != len(masks)):
+        given = f"{len(numbers)} objects" + ("" if tags is None else f" and {len(tags)} tags")
+        raise BadInput(f"objects and tags must be one for each of {len(masks)} masks; got {given}.")
     texts = list(tags) if tags is not None else [_text(masks, row, numbers[row]) for row in range(len(numbers))]
-    if len(numbers) != len(masks) or len(texts) != len(masks):
-        raise BadInput(
-            f"objects and tags must be one for each of {len(masks)} masks; got {len(numbers)}, {len(texts)}."
-        )
     factor = -(-LEAST // min(picture.size)) if min(picture.size) < LEAST else 1
     canvas = np.asarray(picture).repeat(factor, 0).repeat(factor, 1) if factor > 1 else np.array(picture)
     stroke = max(1, round(min(canvas.shape[:2]) / 300))
@@ -82,14 +81,8 @@ def draw_objects(
         draw.rectangle((left, top, right - 1, bottom - 1), outline=(255, 255, 255), width=stroke)
     for x, y, label in clicks:
         _dot(draw, (x + 0.5) * factor, (y + 0.5) * factor, 3 * stroke + 2, label)
-    _tags(
-        draw,
-        painted.size,
-        [row for row in order.tolist()[::-1] if boxes[row][2:].any()],
-        boxes * factor,
-        texts,
-        numbers,
-    )
+    seen = [row for row in order.tolist()[::-1] if boxes[row][2:].any()]
+    _tags(draw, painted.size, seen, boxes * factor, texts, numbers)
     return painted
 
 
@@ -183,20 +176,24 @@ def _tags(
         if not texts[row]:
             continue
         wide = draw.textlength(texts[row], font=font) + 8
-        left, top, _, bottom = boxes[row].tolist()
-        left = max(0.0, min(left, size[0] - wide))
-        for at in (top - high, top, bottom - high, bottom, (top + bottom - high) / 2):
-            at = max(0.0, min(at, size[1] - high))
-            plate = (left, at, left + wide, at + high)
-            if not any(_cover(plate, other) for other in taken):
-                break
-        else:
+        left, top, right, bottom = boxes[row].tolist()
+        beside = ((x, y) for x in (left, right, left - wide) for y in (top - high, top, bottom - high, bottom))
+        plates = [_within((x, y, x + wide, y + high), size) for x, y in beside]
+        plate = next((plate for plate in plates if not any(_cover(plate, other) for other in taken)), None)
+        if plate is None:
             continue
         taken.append(plate)
         colour = colour_of(numbers[row])
         draw.rectangle(plate, fill=colour)
         bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-        draw.text((left + 4, plate[1] + 1), texts[row], fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+        draw.text((plate[0] + 4, plate[1] + 1), texts[row], fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+
+
+def _within(plate: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The plate, moved into the picture."""
+    left = max(0.0, min(plate[0], size[0] - (plate[2] - plate[0])))
+    top = max(0.0, min(plate[1], size[1] - (plate[3] - plate[1])))
+    return left, top, left + plate[2] - plate[0], top + plate[3] - plate[1]
 
 
 def _cover(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -109,7 +109,7 @@ class Masks:
 
     def select(self, rows: Sequence[int] | NDArray[Any]) -> Masks:
         """The masks of some rows: indices, or a (N,) bool array."""
-        indices = np.arange(len(self))[np.asarray(rows)]
+        indices = np.arange(len(self))[np.asarray(rows) if len(rows) else slice(0)]
         scores = None if self.scores is None else self.scores[indices]
         names = tuple(self.names[index] for index in indices)
         return Masks(self.source, self.size, tuple(self.counts[index] for index in indices), names, scores)

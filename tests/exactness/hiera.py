@@ -144,7 +144,151 @@ def seeded_checkpoint(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
     return state
 
 
+def hiera_config(spec: dict[str, Any]) -> dict[str, Any]:
+    """The config fields of a golden Hiera, under our names; what cannot vary is checked."""
+    expect(spec, qkv_bias=True, activation="gelu_exact", norm="layer_norm")
+    sides = spec["input_size"]
+    positions = {False: "table", True: "separate"}[spec["sep_pos_embed"]] if "sep_pos_embed" in spec else "window"
+    return {
+        "image_size": tuple(sides[-2:]),
+        "frames": sides[0] if len(sides) == 3 else None,
+        "in_channels": spec["in_chans"],
+        "embed_dim": spec["embed_dim"],
+        "heads": spec["num_heads"],
+        "stages": tuple(spec["stages"]),
+        "q_pool": spec["q_pool"],
+        "q_stride": tuple(spec["q_stride"]),
+        "unit": tuple(spec["mask_unit_size"]),
+        "local": tuple(spec["mask_unit_attn"]),
+        "patch_kernel": tuple(spec["patch_kernel"]),
+        "patch_stride": tuple(spec["patch_stride"]),
+        "patch_padding": tuple(spec["patch_padding"]),
+        "mlp_ratio": spec["mlp_ratio"],
+        "width_ratio": spec["dim_mul"],
+        "head_ratio": spec["head_mul"],
+        "norm_eps": spec["norm_eps"],
+        "drop_path": spec["drop_path_rate"],
+        "layer_scale": None,
+        "shortcut": "projection",
+        "positions": positions,
+        "classes": spec.get("num_classes"),
+        "decoder": None,
+    }
+
+
+def loaded(golden: Golden, name: str, file: str, config: dict[str, Any], wrapped: bool = True) -> Any:
+    """The model, loaded from a checkpoint file in the published layout."""
+    import percepta
+
+    state = seeded_checkpoint(golden.content["weights"])
+    path = golden.folder / file
+    torch.save({"model_state": state} if wrapped else state, path)
+    model = percepta.load(name, weights=path, **config)
+    assert sum(p.numel() for p in model.parameters()) == golden.content["params"]
+    return model
+
+
+def as_ours(value: torch.Tensor) -> torch.Tensor:
+    """Videos of the official code are (B, 3, T, H, W)."""
+    return value.transpose(1, 2) if value.ndim == 5 else value
+
+
+def run_calls(golden: Golden, calls: dict[str, Callable[..., Any]]) -> None:
+    """All calls of a case; arguments that name inputs stand for these."""
+    with torch.no_grad():
+        for call in golden.content["calls"]:
+            names = call["args"]
+            arguments = {
+                key: golden.inputs.get(value, value) if isinstance(value, str) else value
+                for key, value in names.items()
+            }
+            arguments |= {"x": as_ours(arguments["x"])} if "x" in arguments else {}
+            check(golden, call, calls[call["call"]](**arguments))
+
+
+def hiera_classifier(golden: Golden) -> None:
+    spec = golden.content["config"]
+    expect(spec, head_activation_eval="softmax")
+    config = hiera_config(spec)
+    config |= {"head_dropout": spec["head_dropout"], "head_init_scale": spec["head_init_scale"]}
+    model = loaded(golden, "hiera-base-224", "hiera.pth", config | {"softmax": False})
+    official = loaded(golden, "hiera-base-224", "hiera.pth", config | {"softmax": True})
+    ends = model.config.stage_ends
+
+    def masked_tokens(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        (maps,) = model.masked_intermediates(x, mask, [-1])
+        return maps.flatten(2, -2).transpose(1, 2).flatten(1, 2)
+
+    run_calls(
+        golden,
+        {
+            "input": lambda name: name,
+            "logits": lambda x: model(x),
+            "probabilities": lambda x: official(x),
+            "stage_output": lambda x, stage: model.intermediates(x, [ends[stage]], layout="NHWC")[0],
+            "masked_stage_output": lambda x, mask, stage: model.masked_intermediates(x, mask, [ends[stage]])[0],
+            "masked_tokens": masked_tokens,
+        },
+    )
+
+
+def hiera_abswin(golden: Golden) -> None:
+    spec = golden.content["config"]
+    expect(spec, position="absolute_win", window_pos_size=spec["mask_unit_size"], pool="mean")
+    expect(spec, head_activation_eval="none")
+    resize = spec["position_resize"]
+    expect(resize, mode="bicubic", align_corners=False)
+    config = hiera_config(spec) | {
+        "background": tuple(spec["global_pos_size"]),
+        "position_antialias": resize["antialias"],
+        "layer_scale": 1e-5 if spec["layer_scale"] else None,
+        "shortcut": {"projection": "projection", "max_mean_concat": "max-mean"}[spec["widening_shortcut"]],
+    }
+    model = loaded(golden, "hiera-small-abswin-256", "timm.pth", config, wrapped=False)
+    ends = model.config.stage_ends
+    run_calls(
+        golden,
+        {
+            "logits": lambda x: model(x),
+            "position_embedding": lambda size: model.position_embedding(*size).flatten(1, 2),
+            "stage_output": lambda x, stage: model.intermediates(x, [ends[stage]], layout="NHWC")[0],
+        },
+    )
+
+
+def hiera_mae(golden: Golden) -> None:
+    spec = golden.content["config"]
+    decoder = spec["decoder"]
+    config = hiera_config(spec) | {
+        "decoder": {
+            "width": decoder["embed_dim"],
+            "depth": decoder["depth"],
+            "heads": decoder["num_heads"],
+            "mlp_ratio": decoder["mlp_ratio"],
+            "norm_eps": decoder["norm_eps"],
+            "normalise": decoder["normalise_targets"],
+            "eps": decoder["target_eps"],
+        }
+    }
+    model = loaded(golden, "mae-hiera-base-224", "mae.pth", config)
+    assert model.decoder.patch[-2:] == (decoder["patch_pixels"],) * 2
+    run_calls(
+        golden,
+        {
+            "input": lambda name: name,
+            "latent": lambda x, mask: model.pretrain(x, mask).latent,
+            "prediction": lambda x, mask: model.pretrain(x, mask).prediction,
+            "target": lambda x, mask: model.pretrain(x, mask).target,
+            "loss": lambda x, mask: model.pretrain(x, mask).loss,
+            "token_mask": lambda x, mask: model.pretrain(x, mask).mask,
+        },
+    )
+
+
 HANDLERS: dict[str, Callable[[Golden], None]] = {
+    "hiera/abswin-timm": hiera_abswin,
+    "hiera/classifier": hiera_classifier,
+    "hiera/mae": hiera_mae,
     "hieradet/features": hieradet_features,
     "sam2/trunk": sam2_trunk,
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from percepta.errors import BadInput, CheckpointMismatch, MissingWeights
 
-WRAPPERS = ("state_dict", "weights", "model", "model_state_dict")
+WRAPPERS = ("state_dict", "weights", "model", "model_state", "model_state_dict")
 RESULT = "model.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # What readers raise on damaged bytes: the restricted unpickler walks whatever it is given.

@@ -23,8 +23,12 @@ from percepta.running import preparing
 from percepta.running import settings as saved
 from percepta.running.hub import fetch
 
-FAMILIES = {"perception_encoder": "percepta.models.perception_encoder", "sam2": "percepta.models.sam2"}
-CONFIGS = {"perception_encoder": "PerceptionEncoderConfig", "sam2": "Sam2Config"}
+FAMILIES = {
+    "hiera": "percepta.models.hiera",
+    "perception_encoder": "percepta.models.perception_encoder",
+    "sam2": "percepta.models.sam2",
+}
+CONFIGS = {"hiera": "HieraConfig", "perception_encoder": "PerceptionEncoderConfig", "sam2": "Sam2Config"}
 SCHEMA = 1
 
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from percepta.errors import BadInput, one_of
+from percepta.models.hiera.config import POSITION_RULES
 
-RULES = ("split", "interpolate")
 Sides = tuple[int, ...]
 
 
@@ -51,27 +51,50 @@ class WindowPositions(nn.Module):
         table = table + window.repeat(1, down, across)[:, :rows, :columns]
         return _in_time(table.permute(1, 2, 0), self.temporal, grid)
 
+    def timed(self, steps: int) -> Tensor:
+        """The table of steps in time, for another number of them."""
+        assert self.temporal is not None
+        return _in_steps(self.temporal, steps)
+
 
 class TablePositions(nn.Module):
-    """One learned vector for every token of a picture.
+    """One learned vector for every token of a picture, or of a video.
 
     Args:
         width: channels D.
-        grid: (rows, columns) of tokens that the table is for.
+        grid: (rows, columns) or (T, rows, columns) of tokens that the table is for.
         unit: sides of a mask unit in tokens.
-        rule: how it becomes the table of another grid, one of `RULES`; see `table_at`.
-        frames: of a video, the length of a second table, of steps in time; the two are added.
+        rule: how it becomes the table of another grid, one of the config's POSITION_RULES; see `table_at`.
+        separate: of a video, one table of places and one of steps in time, which are added.
     """
 
-    def __init__(self, width: int, grid: Sides, unit: Sides, rule: str = "split", frames: int | None = None) -> None:
+    def __init__(self, width: int, grid: Sides, unit: Sides, rule: str = "split", separate: bool = False) -> None:
         super().__init__()
-        self.unit, self.rule = unit, rule
-        self.spatial = _table(*grid, width)
-        self.temporal = None if frames is None else _table(frames, width)
+        self.grid, self.unit, self.rule = grid, unit, rule
+        self.spatial = _table(math.prod(grid[-2:] if separate else grid), width)
+        self.temporal = _table(grid[0], width) if separate else None
 
     def forward(self, grid: Sides) -> Tensor:
         """The embedding of a grid of tokens, (1, rows, columns, D) or (1, T, rows, columns, D)."""
-        return _in_time(table_at(self.spatial, grid[-2:], self.unit, self.rule), self.temporal, grid)
+        return _in_time(self._grid_table(grid, self.rule), self.temporal, grid)
+
+    def tables(self, grid: Sides, rule: str) -> dict[str, Tensor]:
+        """The values of the parameters for another grid, by name."""
+        table = self._grid_table(grid, rule).flatten(0, -2)
+        return {"spatial": table} if self.temporal is None else {"spatial": table, "temporal": self.timed(grid[0])}
+
+    def timed(self, steps: int) -> Tensor:
+        """The table of steps in time, for another number of them."""
+        assert self.temporal is not None
+        return _in_steps(self.temporal, steps)
+
+    def _grid_table(self, grid: Sides, rule: str) -> Tensor:
+        """(rows, columns, D), or (T, rows, columns, D) where places and steps share one table."""
+        if self.temporal is not None or len(grid) == 2:
+            return table_at(self.spatial.unflatten(0, self.grid[-2:]), grid[-2:], self.unit[-2:], rule)
+        table = self.spatial.unflatten(0, self.grid)
+        steps = torch.stack([table_at(step, grid[-2:], self.unit[-2:], rule) for step in table.unbind()])
+        return _in_steps(steps.flatten(1), grid[0]).unflatten(1, (*grid[1:], -1))
 
 
 def table_at(table: Tensor, grid: Sides, unit: Sides, rule: str = "split") -> Tensor:
@@ -86,8 +109,8 @@ def table_at(table: Tensor, grid: Sides, unit: Sides, rule: str = "split") -> Te
 
     Returns: (rows, columns, D); the very same values at the table's own size.
     """
-    if rule not in RULES:
-        raise one_of("position_rule", rule, RULES)
+    if rule not in POSITION_RULES:
+        raise one_of("position_rule", rule, POSITION_RULES)
     if table.shape[:2] == grid:
         return table
     if rule == "interpolate":
@@ -167,7 +190,8 @@ def _sample(parameter: Tensor) -> tuple[float, ...]:
 
 
 def _table(*shape: int) -> nn.Parameter:
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else nn.init.trunc_normal_(values, std=0.02))
 
 
 def _resized(maps: Tensor, grid: Sides, antialias: bool = False) -> Tensor:
@@ -183,11 +207,15 @@ def _tiled(window: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def _in_time(table: Tensor, temporal: Tensor | None, grid: Sides) -> Tensor:
-    """(rows, columns, D) for a picture; plus the table of steps in time, linearly resized, for a video."""
+    """(rows, columns, D) for a picture; plus the table of steps in time for a video."""
     if temporal is None:
         return table[None]
-    steps = temporal
-    if grid[0] != len(temporal):
-        steps = F.interpolate(temporal.T[None].float(), size=grid[0], mode="linear", align_corners=False)
-        steps = steps[0].T.to(temporal.dtype)
-    return (table[None] + steps[:, None, None])[None]
+    return (table[None] + _in_steps(temporal, grid[0])[:, None, None])[None]
+
+
+def _in_steps(table: Tensor, steps: int) -> Tensor:
+    """(T, D) → (steps, D), linearly."""
+    if steps == len(table):
+        return table
+    resized = F.interpolate(table.T[None].float(), size=steps, mode="linear", align_corners=False)
+    return resized[0].T.to(table.dtype)

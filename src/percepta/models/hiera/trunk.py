@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,18 +67,19 @@ class HieraDet(nn.Module):
         Raises: BadInput for another shape.
         """
         tokens = self.embed(x)
-        batch, rows, columns, _ = tokens.shape
+        rows, columns = tokens.shape[1:3]
         plan = steps(self.config, rows, columns)
         now, maps = Step((rows, columns), 0, 0), []
         for index, (block, step) in enumerate(zip(self.blocks, plan, strict=True)):
+            pool = 4 if index in self.config.pooling_blocks else 1
             if (step.side, step.pools) != (now.side, now.pools):
                 tokens = _into(_map(tokens, now), step)
-            around = _around(step, block.attention.pool) if step.padded else None
+            around = _around(step, pool) if step.padded else None
             if self.gradient_checkpointing and self.training:
                 tokens = checkpoint(block, tokens, around, use_reentrant=False)
             else:
                 tokens = block(tokens, around)
-            now = _after(step, block.attention.pool)
+            now = _after(step, pool)
             if index in self.config.stage_ends:
                 maps.append(_map(tokens, now).permute(0, 3, 1, 2))
         return maps
@@ -109,13 +110,12 @@ def steps(config: TrunkConfig, rows: int, columns: int) -> tuple[Step, ...]:
     now, plan = Step((rows, columns), 0, 0), []
     for block in range(config.depth):
         side, pooling = config.window(block), block in config.pooling_blocks
-        if side:
-            if now.side != side or (pooling and not now.pools):
-                if any(length % side for length in now.grid):
-                    now = Step(now.grid, 0, 0, side)
-                else:
-                    coming = sum(later >= block for later in config.pooling_blocks)
-                    now = Step(now.grid, side, min(coming, _halvings(side)))
+        if side and (now.side != side or (pooling and not now.pools)):
+            if any(length % side for length in now.grid):
+                now = Step(now.grid, 0, 0, side)
+            else:
+                coming = sum(later >= block for later in config.pooling_blocks)
+                now = Step(now.grid, side, min(coming, _halvings(side)))
         plan.append(now)
         now = _after(now, 4 if pooling else 1)
     return tuple(plan)

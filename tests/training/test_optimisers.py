@@ -156,7 +156,7 @@ def test_every_optimiser_gets_the_factors(name: str) -> None:
 
 
 def test_rates_that_fit_nothing_are_refused() -> None:
-    with pytest.raises(BadInput, match="'trunk.*' fits none"):
+    with pytest.raises(BadInput, match=r"'trunk.*' fits none"):
         rate_factors(learner(), RatesRecipe(factors={"trunk.*": 0.1}))
     with pytest.raises(BadInput, match="head has none"):
         rate_factors(learner(), RatesRecipe(layer_decay=0.5, layers="head"))

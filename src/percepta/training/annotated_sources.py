@@ -6,13 +6,22 @@ taught is drawn anew with each use.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from percepta.training.data_recipe import SceneMaskletsRecipe, SceneMasksRecipe
-from percepta.training.sources import SCENE_VALIDATION_START, Order, Part
+from percepta.datasets.folders import PICTURE_SUFFIXES
+from percepta.errors import BadInput, BadMedia
+from percepta.training.data_recipe import (
+    AnnotatedPicturesRecipe,
+    AnnotatedVideosRecipe,
+    SceneMaskletsRecipe,
+    SceneMasksRecipe,
+)
+from percepta.training.sources import SCENE_VALIDATION_START, Order, Part, split
 
 
 class SceneMasksSource:
@@ -143,7 +152,142 @@ def padded(masks: Sequence[np.ndarray]) -> np.ndarray:
     return full
 
 
+class AnnotatedPicturesSource:
+    """Pictures with COCO run-length masks beside them, as SA-1B is published."""
+
+    def __init__(self, recipe: AnnotatedPicturesRecipe, seed: int) -> None:
+        self.recipe, self.seed = recipe, seed
+        self.files = [path for path in sorted(Path(recipe.path).expanduser().rglob("*.json")) if _picture_of(path)]
+        if not self.files:
+            raise BadInput(f"{recipe.path!r} must hold pictures with masks, a.jpg beside a.json; there are none.")
+        self.held, self.trained = split(len(self.files), recipe.holdout, (seed, 17))
+        self.order = Order(len(self.trained), seed, stream=18)
+
+    def part(self, position: int, rows: np.ndarray) -> Part:
+        """See `Source`."""
+        numbers = self.trained[self.order(position + rows)]
+        return self._part(numbers, [np.random.default_rng((self.seed, 19, place)) for place in position + rows])
+
+    def heldout(self, count: int) -> Part | None:
+        """See `Source`; the first objects of each picture."""
+        numbers = self.held[:count]
+        return self._part(numbers, [None] * len(numbers)) if len(numbers) else None
+
+    def _part(self, numbers: np.ndarray, draws: Sequence[np.random.Generator | None]) -> Part:
+        pictures, masks = zip(*(self._read(self.files[n], draw) for n, draw in zip(numbers, draws)), strict=True)
+        return Part("annotated_pictures", np.stack(pictures), [], self.recipe.augment, masks=padded(masks))
+
+    def _read(self, path: Path, draw: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+        """A picture (S, S, 3), and masks (O, S, S) of some of its objects."""
+        from percepta.media import open_picture
+        from percepta.results.masks import counts_of, decode
+
+        recipe = self.recipe
+        try:
+            codes = [entry["segmentation"] for entry in json.loads(path.read_text(encoding="utf-8"))["annotations"]]
+            shaped = [(counts_of(code["counts"]), (int(code["size"][0]), int(code["size"][1]))) for code in codes]
+        except (OSError, ValueError, KeyError, TypeError, BadInput) as error:
+            raise BadMedia(f"{path.name} must hold annotations with run-length masks; {error}.") from error
+        shares = [np.asarray(counts)[1::2].sum() / (size[0] * size[1]) for counts, size in shaped]
+        fitting = [number for number, share in enumerate(shares) if 0 < share <= recipe.largest]
+        order = fitting if draw is None else draw.permutation(fitting)
+        masks = [resized_mask(decode(*shaped[int(number)]), recipe.size) for number in order[: recipe.objects]]
+        picture = _picture_of(path)
+        assert picture is not None
+        pixels = squashed(open_picture(picture).convert("RGB"), recipe.size)
+        return pixels, np.stack(masks) if masks else np.zeros((0, recipe.size, recipe.size), bool)
+
+
+def _picture_of(path: Path) -> Path | None:
+    return next((one for suffix in PICTURE_SUFFIXES if (one := path.with_suffix(suffix)).is_file()), None)
+
+
+class AnnotatedVideosSource:
+    """Videos with masks: DAVIS, MOSE and their like, or SA-V's masklets."""
+
+    def __init__(self, recipe: AnnotatedVideosRecipe, seed: int) -> None:
+        from percepta.datasets.masklets import open_masklets
+        from percepta.datasets.vos import open_vos
+
+        self.recipe, self.seed = recipe, seed
+        self.videos: list[Any] = []
+        if recipe.layout == "masklets":
+            self.videos = [one for kind in recipe.kinds for one in open_masklets(recipe.path, kind)]
+            if lost := next((one.name for one in self.videos if one.video is None), None):
+                raise BadInput(f"{lost} has masklets but no {lost}.mp4 beside them.")
+        else:
+            self.videos = list(open_vos(recipe.path, recipe.split or None, recipe.resolution))
+        self.held, self.trained = split(len(self.videos), recipe.holdout, (seed, 20))
+        self.order = Order(len(self.trained), seed, stream=21)
+
+    def part(self, position: int, rows: np.ndarray) -> Part:
+        """See `Source`."""
+        numbers = self.trained[self.order(position + rows)]
+        return self._part(numbers, [np.random.default_rng((self.seed, 22, place)) for place in position + rows])
+
+    def heldout(self, count: int) -> Part | None:
+        """See `Source`; the first annotated frames."""
+        numbers = self.held[:count]
+        return self._part(numbers, [None] * len(numbers)) if len(numbers) else None
+
+    def _part(self, numbers: np.ndarray, draws: Sequence[np.random.Generator | None]) -> Part:
+        clips, masks = zip(*(self._read(self.videos[n], draw) for n, draw in zip(numbers, draws)), strict=True)
+        return Part("annotated_videos", np.stack(clips), [], self.recipe.augment, masks=padded(masks))
+
+    def _read(self, video: Any, draw: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (T, S, S, 3), and masks (O, T, S, S) of some of the objects of the first of them."""
+        recipe = self.recipe
+        places = range(len(video.annotated))
+        first = 0 if draw is None else int(draw.integers(max(1, len(places) - recipe.frames + 1)))
+        taken = [min(first + number, len(places) - 1) for number in range(recipe.frames)]
+        objects = [_objects_of(video, place) for place in taken]
+        there = sorted(objects[0])
+        chosen = there[: recipe.objects] if draw is None else list(draw.permutation(there)[: recipe.objects])
+        empty = np.zeros((recipe.size, recipe.size), bool)
+        rows = [
+            np.stack([resized_mask(found[one], recipe.size) if one in found else empty for found in objects])
+            for one in chosen
+        ]
+        frames = _frames_of(video, [video.annotated[place] for place in taken])
+        pixels = np.stack([squashed(frame, recipe.size) for frame in frames])
+        return pixels, np.stack(rows) if rows else np.zeros((0, recipe.frames, *empty.shape), bool)
+
+
+def _objects_of(video: Any, place: int) -> dict[int, np.ndarray]:
+    """The objects of an annotated frame, by identity."""
+    if hasattr(video, "codes"):
+        masks = video.masks(place)
+        return {identity: mask for identity, mask in zip(video.objects, masks, strict=True) if mask.any()}
+    found: dict[int, np.ndarray] = video.objects(video.annotated[place])
+    return found
+
+
+def _frames_of(video: Any, frames: Sequence[int]) -> list[Any]:
+    if not hasattr(video, "codes"):
+        return [video.picture(frame) for frame in frames]
+    from percepta.media import VideoReader
+
+    with VideoReader(video.video) as reader:
+        return reader.read([min(frame, reader.frames - 1) for frame in frames])
+
+
+def squashed(picture: Any, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 of a picture, bilinear; the aspect ratio is not kept."""
+    from PIL import Image
+
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def resized_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) bool: the nearest pixel of a mask."""
+    rows = ((np.arange(size) + 0.5) * mask.shape[0] / size).astype(int)
+    columns = ((np.arange(size) + 0.5) * mask.shape[1] / size).astype(int)
+    return mask[rows[:, None], columns]
+
+
 ANNOTATED_SOURCES: dict[type, Any] = {
+    AnnotatedPicturesRecipe: AnnotatedPicturesSource,
+    AnnotatedVideosRecipe: AnnotatedVideosSource,
     SceneMasksRecipe: SceneMasksSource,
     SceneMaskletsRecipe: SceneMaskletsSource,
 }

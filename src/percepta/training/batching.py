@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from percepta.errors import BadInput
 from percepta.training.augmentation import Draws, prepare_pictures
 from percepta.training.data import Batch
+from percepta.training.data_recipe import AugmentRecipe
 from percepta.training.draws import number_of
 from percepta.training.sources import Part
 
@@ -86,6 +88,8 @@ def make_inputs(batch: Batch, size: int, tokens: Tokens, seed: int, hard_negativ
     for part in batch.parts:
         generator = torch.Generator().manual_seed(number_of(seed, batch.step, part.source))
         draws = Draws(generator, part.total or len(part.captions), part.rows, part.frames)
+        if not isinstance(part.augment, AugmentRecipe):
+            raise BadInput(f"the source {part.source} has masks and no captions; it serves the objective segment.")
         pictures.append(prepare_pictures(_flat(part), size, part.augment, draws))
     return _gather(batch.parts, torch.cat(pictures), tokens, hard_negatives)
 

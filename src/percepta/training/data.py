@@ -84,9 +84,9 @@ class Mixture:
         turns = self.turns(step + 1)
         number = int(turns[-1])
         before = int((turns[:-1] == number).sum())
-        count, source = self.counts[number], list(self.sources.values())[number]
+        count, (name, source) = self.counts[number], list(self.sources.items())[number]
         rows = np.arange(self.process, count, self.processes)
-        return replace(source.part(before * count, rows), rows=rows, total=count)
+        return replace(source.part(before * count, rows), source=name, rows=rows, total=count)
 
     def turns(self, steps: int) -> np.ndarray:
         """(steps,) the number of the source of each of the first batches, where they alternate."""
@@ -97,8 +97,9 @@ class Mixture:
         """Validation samples of every source that has some, not varied; the first process validates for all."""
         if self.process:
             return []
-        parts = [source.heldout(self.recipe.validation_samples) for source in self.sources.values()]
-        return [replace(part, augment=AugmentRecipe()) for part in parts if part is not None]
+        count = self.recipe.validation_samples
+        parts = {name: source.heldout(count) for name, source in self.sources.items()}
+        return [replace(part, source=name, augment=AugmentRecipe()) for name, part in parts.items() if part is not None]
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:

@@ -17,7 +17,7 @@ from percepta.errors import BadInput, out_of_range
 FORBID = {"extra": "forbid"}
 SOURCE_NAMES = (
     "scenes", "cifar10", "folder", "shards", "clips", "videos",
-    "scene_masks", "scene_masklets", "annotated_pictures", "annotated_videos",
+    "scene_masks", "scene_masklets", "annotated_pictures", "annotated_videos", "sa_v", "davis", "mose", "youtube_vos",
 )  # fmt: skip
 
 
@@ -331,8 +331,10 @@ class AnnotatedVideosRecipe:
 
     Attributes:
         path: its folder.
-        layout: "davis" (JPEGImages, Annotations with numbered colours: DAVIS, MOSE, YouTube-VOS) or "sa-v" (a.mp4 or a
-            folder of frames beside a_manual.json and a_auto.json).
+        layout: "folders" for pictures and PNG masks (DAVIS, MOSE, YouTube-VOS, LVOS, the validation part of SA-V), or
+            "masklets" for a.mp4 beside a_manual.json and a_auto.json (the training part of SA-V).
+        split, resolution: of folders, as `datasets.vos.open_vos` takes them.
+        kinds: of masklets, which files.
         weight, batch_size, objects: as for scene masks.
         size: frames and masks are resized to this side when read; the aspect ratio is not kept.
         frames: frames of a sample, one annotated frame after the other.
@@ -342,7 +344,10 @@ class AnnotatedVideosRecipe:
     __pydantic_config__: ClassVar[Any] = FORBID
 
     path: str
-    layout: Literal["davis", "sa-v"] = "davis"
+    layout: Literal["folders", "masklets"] = "folders"
+    split: str = "train"
+    resolution: str = "480p"
+    kinds: tuple[Literal["manual", "auto"], ...] = ("manual",)
     weight: float = 1.0
     batch_size: int = 0
     size: int = 1024
@@ -359,6 +364,7 @@ class DataRecipe:
     Attributes:
         mixing: "within": every batch holds samples of each source in proportion to the weights; "alternate": every
             batch is of one source, drawn in proportion to the weights.
+        annotated_videos, sa_v, davis, mose, youtube_vos: several sets of videos with masks, each under a name.
         workers: 1 makes batches ahead in a second process, 0 makes them when asked.
         ahead: number of batches made ahead.
         validation_samples: held-out samples of each source used by a validation.
@@ -376,6 +382,10 @@ class DataRecipe:
     scene_masklets: SceneMaskletsRecipe | None = None
     annotated_pictures: AnnotatedPicturesRecipe | None = None
     annotated_videos: AnnotatedVideosRecipe | None = None
+    sa_v: AnnotatedVideosRecipe | None = None
+    davis: AnnotatedVideosRecipe | None = None
+    mose: AnnotatedVideosRecipe | None = None
+    youtube_vos: AnnotatedVideosRecipe | None = None
     mixing: Literal["within", "alternate"] = "within"
     workers: Literal[0, 1] = 1
     ahead: int = 3

@@ -183,7 +183,7 @@ class Float32Muon(torch.optim.Optimizer):
         """Update all matrices that have a gradient."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            alike: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike.setdefault(parameter.shape, []).append(parameter)
@@ -194,7 +194,7 @@ class Float32Muon(torch.optim.Optimizer):
                 torch._foreach_add_(parameters, list(updates), alpha=-rate)
         return loss
 
-    def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if "momentum_buffer" not in state:

@@ -91,8 +91,11 @@ def segmentation_losses(
     best = (settings.mask * focal + settings.dice * dice).detach().argmin(1, keepdim=True)
     quality = quality.mean(1) if settings.all_qualities else quality.gather(1, best)[:, 0]
     presence = focal_loss(object_score.float()[:, 0], there, settings.presence_alpha, settings.presence_gamma)
-    chosen = (focal.gather(1, best)[:, 0], dice.gather(1, best)[:, 0], quality)
-    return StepLosses(*(part * there for part in chosen), presence, real.gather(1, best)[:, 0] * there)
+
+    def of_best(values: Tensor) -> Tensor:
+        return values.gather(1, best)[:, 0] * there
+
+    return StepLosses(of_best(focal), of_best(dice), quality * there, presence, of_best(real))
 
 
 class LossSums(NamedTuple):

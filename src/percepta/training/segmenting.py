@@ -44,7 +44,7 @@ class SegmentInputs(NamedTuple):
 
     def to(self, device: torch.device) -> SegmentInputs:
         """The same on another device."""
-        return SegmentInputs(*(part.to(device) for part in self[:3]), self.seed)
+        return SegmentInputs(self.pictures.to(device), self.truth.to(device), self.which.to(device), self.seed)
 
 
 def segment_inputs(part: Part, size: int, preprocess: Any, seed: int, draws: torch.Generator | None) -> SegmentInputs:

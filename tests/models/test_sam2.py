@@ -175,7 +175,7 @@ def test_prompts_must_say_which_of_several_pictures(model: Any, features: Any) -
         {"memory_precision": "int8"},
         {"width": 36},
         {"decoder_inner": 15},
-        {"memories": -1},
+        {"memories": 0},
         {"pointers": 0},
         {"trunk": {**TINY["trunk"], "windows": (8, 4)}},
         {"trunk": {**TINY["trunk"], "global_blocks": (1,)}},

@@ -270,3 +270,98 @@ def test_nothing_to_track(model: Any) -> None:
         run(session(model))
     with pytest.raises(BadInput, match="at least one frame"):
         session(model, tiny_video(0))
+
+
+def test_all_objects_of_a_frame_go_through_in_one_batch(model: Any) -> None:
+    """The published code runs one object after the other."""
+    calls = {"encode": 0, "attend": 0, "decode": 0}
+
+    def count(name: str) -> Any:
+        def seen(*_: Any) -> None:
+            calls[name] += 1
+
+        return seen
+
+    opened = session(model)
+    for identity in range(5):
+        opened.add_box(0, identity, (5 + identity, 5, 40 + identity, 40))
+    hooks = [
+        part.register_forward_hook(count(name))
+        for name, part in (
+            ("encode", model.image_encoder),
+            ("attend", model.memory_attention),
+            ("decode", model.mask_decoder),
+        )
+    ]
+    run(opened)
+    for hook in hooks:
+        hook.remove()
+    assert calls == {"encode": 11, "attend": 11, "decode": 11}  # frame 0 was encoded for its prompts
+
+
+def test_a_batch_of_objects_equals_one_by_one(model: Any) -> None:
+    boxes = [(5, 5, 40, 40), (30, 10, 70, 44), (2, 20, 30, 47)]
+    together = session(model)
+    for identity, box in enumerate(boxes):
+        together.add_box(0, identity, box)
+    found = run(together)
+    for identity, box in enumerate(boxes):
+        alone = session(model)
+        alone.add_box(0, identity, box)
+        for frame, logits in run(alone).items():
+            assert close(found[frame][identity], logits[0]), (identity, frame)
+
+
+def test_frames_are_decoded_when_they_are_needed(model: Any) -> None:
+    class Lazy:
+        def __init__(self, frames: torch.Tensor) -> None:
+            self.frames, self.read = frames, list[int]()
+
+        def __len__(self) -> int:
+            return len(self.frames)
+
+        def __getitem__(self, frame: int) -> torch.Tensor:
+            self.read.append(frame)
+            return self.frames[frame]
+
+    lazy = Lazy(tiny_video())
+    opened = session(model, lazy)
+    opened.add_box(2, 1, BOX)
+    assert lazy.read == [2]
+    walk = opened.propagate()
+    next(walk), next(walk)
+    assert lazy.read == [2, 3]
+
+
+def test_forgetting_around_prompts(model: Any) -> None:
+    """The published switch calls a method that does not exist."""
+    opened = session(model, memory="all", forget_around_prompts=True)
+    opened.add_box(0, 1, BOX)
+    run(opened)
+    opened.add_points(8, 1, [(30, 30)], [1])
+    list(opened.propagate(start=8, max_frames=0))
+    assert set(opened.tracked[1].tracked) == set()
+    assert set(opened.tracked[1].prompted) == {0, 8}
+
+
+def test_prompting_again_after_tracking(model: Any) -> None:
+    opened = session(model, memory="all")
+    opened.add_box(0, 1, BOX)
+    run(opened)
+    opened.add_points(0, 1, CLICK, [1])
+    opened.add_points(0, 1, [(20, 20)], [0], clear=False)
+    assert opened.tracked[1].clicks[0].points.shape == (1, 2, 2)
+    assert len(run(opened)) == 12
+    with pytest.raises(BadInput, match="before all clicks"):
+        opened.add_points(0, 1, CLICK, [1], box=BOX, clear=False)
+
+
+def test_without_memory_a_frame_knows_nothing_of_its_past(model: Any) -> None:
+    frames = tiny_video()
+    frames[7] = frames[3]
+    blind = session(model, frames, memory="off")
+    blind.add_box(0, 1, BOX)
+    blind.add_points(0, 2, CLICK, [1])
+    found = run(blind)
+    assert torch.equal(found[3], found[7])
+    assert torch.equal(found[5][0], found[5][1])

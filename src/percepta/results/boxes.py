@@ -66,7 +66,7 @@ class Boxes:
 
     def select(self, rows: Sequence[int] | NDArray[Any]) -> Boxes:
         """The boxes of some rows: indices, or a (N,) bool array."""
-        indices = np.arange(len(self))[np.asarray(rows)]
+        indices = np.arange(len(self))[np.asarray(rows) if len(rows) else slice(0)]
         names = tuple(self.names[index] for index in indices)
         scores = None if self.scores is None else self.scores[indices]
         return Boxes(self.source, self.xyxy[indices], names, scores, self.size)

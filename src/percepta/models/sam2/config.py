@@ -29,8 +29,7 @@ class Sam2Config:
         memory_width: channels of a memory; pointers are cut into tokens of as many channels, so it divides `width`.
         memory_layers, memory_heads, memory_hidden, memory_dropout: memory attention.
         fusers: ConvNeXt blocks of the memory encoder.
-        memories: rows of the memories' table of times: one for the prompted frames, the rest for the latest frames; 0
-            switches memory off.
+        memories: rows of the memories' table of times: one for the prompted frames, the rest for the latest frames.
         pointers: the most object pointers that a frame looks at; the latest `pointers` - 1 of tracked frames.
         prompted_limit: the most prompted frames that a frame looks at, -1 for all.
         memory_stride: every how many frames a memory is used, beside that of the frame before.
@@ -84,9 +83,7 @@ class Sam2Config:
             )
         if self.decoder_inner % self.decoder_heads:
             raise BadInput(f"decoder_heads must divide decoder_inner; got {self.decoder_heads}, {self.decoder_inner}.")
-        if self.memories < 0:
-            raise out_of_range("memories", self.memories, "0 or more", "Sam2Config")
-        for part in ("pointers", "memory_stride"):
+        for part in ("memories", "pointers", "memory_stride"):
             if getattr(self, part) < 1:
                 raise out_of_range(part, getattr(self, part), "1 or more", "Sam2Config")
 

@@ -99,7 +99,7 @@ class Session:
         frames: what `FrameSource` takes: preprocessed frames, decoded when they are needed.
         size: (height, width) of the video, in which prompts are given and masks come back.
         memory: "bounded" keeps what later frames can look at, in the direction in which the video is gone through;
-            "all" keeps every result, for going back to any frame.
+            "all" keeps every result, for going back to any frame; "off" looks at no past at all, for comparison.
         corrections: "stick": a corrected frame keeps its corrected mask, and later frames look at it as at a prompted
             one; "official": it is computed anew when tracking passes it, as the published code does.
         length: frames of the video, where it is shorter than 16 and not known from `frames`.
@@ -122,8 +122,8 @@ class Session:
         fill_holes: int = 0,
         forget_around_prompts: bool = False,
     ) -> None:
-        if memory not in ("bounded", "all"):
-            raise one_of("memory", memory, ("bounded", "all"), "Session")
+        if memory not in MEMORIES:
+            raise one_of("memory", memory, MEMORIES, "Session")
         if corrections not in ("stick", "official"):
             raise one_of("corrections", corrections, ("stick", "official"), "Session")
         if len(size) != 2 or min(size) < 1:
@@ -373,7 +373,7 @@ class Session:
         for one in self.tracked.values():
             one.visited[frame] = reverse
         masks = self._gathered(frame, True)
-        if self.memory == "bounded":
+        if self.memory != "all":
             for one in self.tracked.values():
                 one.forget(frame, reverse, self.model.config)
                 _forget_visits(one, frame)
@@ -389,6 +389,8 @@ class Session:
             one.tracked[frame] = result
 
     def _recollect(self, one: TrackedObject, frame: int, reverse: bool) -> Recollection:
+        if self.memory == "off":
+            return Recollection([], [])
         return recollect(one.prompted, one.tracked, frame, self.model.config, self.length, reverse)
 
     @torch.no_grad()
@@ -502,6 +504,7 @@ class Session:
             _put(self.tracked[int(identity)], table, int(frame), part[0] if part else "", value.to(device))
 
 
+MEMORIES = ("bounded", "all", "off")
 SETTINGS = ("memory", "corrections", "non_overlap", "fill_holes", "forget_around_prompts")
 TABLES = ("prompted", "tracked", "fresh_prompted", "fresh_tracked")
 PARTS = ("logits", "pointer", "object_score", "memory")

@@ -13,7 +13,7 @@ from percepta.errors import BadInput
 from percepta.results import Boxes, Embedding, Failure, Hit, Hits, Labels, Masks, Tracks
 from percepta.results.formats.coco import boxes_from_coco, masks_from_coco, to_coco
 from percepta.results.formats.table import rows, to_csv
-from percepta.results.formats.yolo import from_yolo, to_yolo
+from percepta.results.formats.yolo import from_yolo, masks_from_yolo, to_yolo, to_yolo_masks
 
 BOXES = [
     Boxes("a.jpg", [[1.5, 2, 30, 40.25], [0, 0, 100, 80]], ("cat", "dog"), [0.5, 0.25], (80, 100)),
@@ -42,9 +42,26 @@ def test_coco_masks() -> None:
     assert got[0].names == ("x", "y", "x")
     assert got[1].size == (4, 5)
     assert data["annotations"][0]["area"] == dense[0].sum()
-    data["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
-    with pytest.raises(BadInput, match="run lengths"):
-        masks_from_coco(data)
+    data["annotations"][0]["segmentation"] = {"size": [12, 17], "counts": masks[0].counts[0].tolist()}
+    assert np.array_equal(masks_from_coco(data)[0].dense(), dense)
+    data["annotations"][0]["segmentation"] = [[1, 2, 6, 2, 6, 5, 1, 5], [10, 0, 12, 0, 12, 2, 10, 2]]
+    drawn = masks_from_coco(data)[0].dense()[0]
+    assert drawn[2:5, 1:6].all()
+    assert drawn[:2, 10:12].all()
+    assert drawn.sum() == 15 + 4
+    for wrong in (
+        [[1, 2, 3, 4]],
+        [[1, 2, 3]],
+        [["x"]],
+        None,
+        [],
+        "text",
+        {"size": [12, 17]},
+        [[1, 2, 3, 4, float("inf"), 5]],
+    ):
+        data["annotations"][0]["segmentation"] = wrong
+        with pytest.raises(BadInput, match=r"run lengths or polygons|a polygon must be"):
+            masks_from_coco(data)
 
 
 def test_bad_coco() -> None:
@@ -71,6 +88,35 @@ def test_yolo() -> None:
             from_yolo(line, classes, "a.txt", (4, 4))
 
 
+def test_yolo_masks() -> None:
+    dense = np.zeros((3, 20, 30), bool)
+    dense[0, 3:9, 4:20] = True
+    dense[0, 5:7, 8:12] = False  # a hole, which is filled
+    dense[1, 2:6, 2:6], dense[1, 10:18, 14:29] = True, True  # two parts, which are joined
+    dense[2, 19, 29] = True  # one pixel
+    masks = Masks.from_dense("a.jpg", dense, ("cat", "dog", "cat"), [0.5, 0.25, 0.75])
+    text = to_yolo_masks(masks, ["dog", "cat"])
+    got = masks_from_yolo(text, ["dog", "cat"], "a.jpg", (20, 30))
+    assert got.names == masks.names
+    assert got.scores is not None
+    assert got.scores.tolist() == [0.5, 0.25, 0.75]
+    filled = dense[0].copy()
+    filled[5:7, 8:12] = True
+    assert np.array_equal(got.dense()[0], filled)
+    assert (got.dense()[1] & dense[1]).sum() == dense[1].sum()
+    assert got.dense()[1].sum() - dense[1].sum() < 15  # the line between the parts
+    assert np.array_equal(got.dense()[2], dense[2])
+    assert to_yolo_masks(Masks.from_dense("a", np.zeros((1, 4, 4)), ("cat",)), ["cat"]) == ""
+    assert masks_from_yolo("\n", ["cat"], "a", (4, 4)).scores is None
+    with pytest.raises(BadInput, match="cow"):
+        to_yolo_masks(Masks.from_dense("a", np.ones((1, 4, 4)), ("cow",)), ["cat"])
+    for line in ("0 0 0 1 1", "5 0 0 1 1 1 0", "x 0 0 1 1 0 1", "0 0 0 1 1 nan 0"):
+        with pytest.raises(BadInput, match="line 1"):
+            masks_from_yolo(line, ["cat"], "a.txt", (4, 4))
+    with pytest.raises(BadInput, match="a score in each line"):
+        masks_from_yolo("0 0 0 1 1 0 1 0.5\n0 0 0 1 1 0 1\n", ["cat"], "a.txt", (4, 4))
+
+
 def test_tables() -> None:
     labels = Labels('=evil("x").jpg', ("a", "b,c"), [0.1, 0.9], "cosine")
     text = to_csv(rows(labels) + rows(Failure("broken\n.jpg", "It is broken.")))
@@ -85,6 +131,10 @@ def test_tables() -> None:
     tracks = Tracks("v", np.array([0, 5]), np.array([1, 1]), Boxes("v", [[0, 0, 1, 1]] * 2, ("x", "x")), rate=10.0)
     assert rows(tracks)[1]["time"] == 0.5
     assert rows(BOXES[0])[0]["score"] == 0.5
+    masks = rows(Masks.from_dense("a", np.eye(3)[None], ("x",), [0.5]))
+    assert masks == [
+        {"source": "a", "left": 0, "top": 0, "right": 3, "bottom": 3, "name": "x", "score": 0.5, "area": 3}
+    ]
     assert to_csv([], ["a", "b"]) == "a,b\n"
     to_csv([{"source": "bad \udcff name"}]).encode()
     with pytest.raises(BadInput):

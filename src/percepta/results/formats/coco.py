@@ -1,7 +1,7 @@
 """Boxes and masks as COCO detection JSON, and back.
 
-Unusual: masks are written as compressed run lengths whatever their shape, so that nothing is lost; polygons are
-not read.
+Unusual: masks are written as compressed run lengths whatever their shape, so that nothing is lost. Run lengths as text
+or as lists, and polygons, are read just as COCO's own tools read them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 from percepta.errors import BadInput
 from percepta.results.boxes import Boxes
-from percepta.results.masks import Masks
+from percepta.results.formats.polygons import counts_of_polygons
+from percepta.results.masks import Counts, Masks, counts_of
 
 
 def to_coco(results: Sequence[Boxes | Masks]) -> dict[str, Any]:
@@ -60,15 +61,22 @@ def boxes_from_coco(data: Mapping[str, Any]) -> list[Boxes]:
 
 
 def masks_from_coco(data: Mapping[str, Any]) -> list[Masks]:
-    """One Masks per picture. Raises BadInput for polygons and for a table that is not COCO's."""
+    """One Masks per picture. Raises BadInput for annotations without masks, and for a table that is not COCO's."""
     results = []
     for image, rows, names in _pictures(data):
-        codes = [row.get("segmentation") for row in rows]
-        if not all(isinstance(code, Mapping) and "counts" in code for code in codes):
-            raise BadInput(f"masks of {image['file_name']!r} must be run lengths; got polygons or nothing.")
-        masks = Masks.from_strings(image["file_name"], _size(image), [code["counts"] for code in codes if code], names)
-        results.append(Masks(masks.source, masks.size, masks.counts, masks.names, _scores(rows)))
+        size = _size(image)
+        counts = tuple(_counts(row.get("segmentation"), size, str(image["file_name"])) for row in rows)
+        results.append(Masks(image["file_name"], size, counts, names, _scores(rows)))
     return results
+
+
+def _counts(code: Any, size: tuple[int, int], source: str) -> Counts:
+    """Run lengths of one annotation: text or a list of counts, or polygons."""
+    if isinstance(code, Mapping) and "counts" in code:
+        return counts_of(code["counts"])
+    if isinstance(code, Sequence) and not isinstance(code, str) and code:
+        return counts_of_polygons(code, size)
+    raise BadInput(f"masks of {source!r} must be run lengths or polygons; got {str(code)[:40]!r}.")
 
 
 def _pictures(data: Mapping[str, Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]], tuple[str, ...]]]:

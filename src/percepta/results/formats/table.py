@@ -17,13 +17,14 @@ from percepta.results.duplicates import Duplicates
 from percepta.results.failures import Failure
 from percepta.results.hits import Hits
 from percepta.results.labels import Labels
+from percepta.results.masks import Masks
 from percepta.results.tracks import Tracks
 
 Row = dict[str, Any]
 
 
-def rows(result: Labels | Hits | Duplicates | Boxes | Tracks | Failure) -> list[Row]:
-    """One row per label, hit, member of a group, box or observation. Raises BadInput for a kind without rows."""
+def rows(result: Labels | Hits | Duplicates | Boxes | Masks | Tracks | Failure) -> list[Row]:
+    """One row per label, hit, member of a group, box, mask or observation. Raises BadInput for a kind without rows."""
     if isinstance(result, Labels):
         return [
             {"source": result.source, "rank": rank, "label": name, "score": score, "score_kind": result.score_kind}
@@ -60,6 +61,10 @@ def rows(result: Labels | Hits | Duplicates | Boxes | Tracks | Failure) -> list[
         return [{"source": result.source, "failure": result.reason}]
     if isinstance(result, Boxes):
         return [{"source": result.source, **_box(entry)} for entry in result.to_dict()["boxes"]]
+    if isinstance(result, Masks):
+        areas = result.area.tolist()
+        entries = zip(result.boxes().to_dict()["boxes"], areas, strict=True)
+        return [{"source": result.source, **_box(entry), "area": area} for entry, area in entries]
     if isinstance(result, Tracks):
         table = []
         for entry in result.to_dict()["observations"]:
@@ -68,7 +73,7 @@ def rows(result: Labels | Hits | Duplicates | Boxes | Tracks | Failure) -> list[
             table.append({"source": result.source, **place, **_box(entry)})
         return table
     raise BadInput(
-        f"a table can be made of Labels, Hits, Duplicates, Boxes, Tracks and Failure; got {type(result).__name__}."
+        f"a table can be made of Labels, Hits, Duplicates, Boxes, Masks, Tracks, Failure; got {type(result).__name__}."
     )
 
 

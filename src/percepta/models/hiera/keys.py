@@ -65,7 +65,7 @@ def official(config: HieraConfig) -> KeyMap:
             *_pairs("fusion.heads.{i}", "multi_scale_fusion_heads.{i}"),
             *_pairs("fusion_norm", "encoder_norm"),
             *_pairs("decoder.embed", "decoder_embed"),
-            unsqueezed("decoder.mask_token", "mask_token", 2),
+            rename("decoder.mask_token", "mask_token"),
             unsqueezed("decoder.positions.spatial", "decoder_pos_embed", 1),
             *_block("decoder.blocks.{i}", "decoder_blocks.{i}", "mlp.fc1", "mlp.fc2"),
             *_pairs("decoder.norm", "decoder_norm"),
@@ -98,7 +98,7 @@ def transformers(config: HieraConfig) -> KeyMap:
     rules += _pairs("fusion_norm", "encoder_norm")
     rules += _pairs("decoder.embed", "decoder.decoder_embeddings")
     rules += [
-        unsqueezed("decoder.mask_token", "decoder.mask_token", 2),
+        rename("decoder.mask_token", "decoder.mask_token"),
         unsqueezed("decoder.positions.spatial", "decoder.decoder_position_embeddings", 1),
     ]
     rules += _transformers_block("decoder.blocks.{i}", "decoder.decoder_block.layers.{i}")

@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         self.strides = config.strides[config.pooled(last) :]
         self.unit = config.unit_after(last)
         self.embed = nn.Linear(config.width, width)
-        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = TablePositions(width, self.grid_of(config), self.unit, "interpolate")
         self.blocks = nn.ModuleList(
             PooledBlock(

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 OBJECTIVES: Mapping[str, str] = MappingProxyType(
     {
+        "classify": "percepta.training.classifying",
         "contrastive": "percepta.training.contrastive",
+        "masked": "percepta.training.masked_pictures",
         "segment": "percepta.training.segmenting",
     }
 )

@@ -34,6 +34,7 @@ from percepta.training.data_recipe import (
     VideosRecipe,
 )
 from percepta.training.objective_table import OBJECTIVES
+from percepta.training.picture_recipe import ClassifyRecipe, MaskedRecipe
 from percepta.training.schedules import schedule_factor
 from percepta.training.segment_recipe import SegmentRecipe
 
@@ -164,6 +165,7 @@ class Recipe:
         hard_negative_weight: how many ordinary negatives a hard one counts as; 0 leaves them out.
         mask: mask regularisation, or None for none.
         segment: the simulated user of the objective "segment", or None for the paper's.
+        masked, classify: what the objectives of these names need, or None for their defaults.
         stages: progressive resolution, in order; empty trains at the model's own size.
         ema: decay of the averaged weights, which then are the result; 0 is off.
         precision: "float32", "bfloat16-products" (float32 weights and sums, matrix products in bfloat16) or
@@ -197,6 +199,8 @@ class Recipe:
     hard_negative_weight: float = 1.0
     mask: MaskRecipe | None = None
     segment: SegmentRecipe | None = None
+    masked: MaskedRecipe | None = None
+    classify: ClassifyRecipe | None = None
     stages: tuple[Stage, ...] = ()
     ema: float = 0.0
     precision: Precision = "float32"

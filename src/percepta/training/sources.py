@@ -194,13 +194,15 @@ class CifarSource:
         numbers = self.order(position + rows)
         labels = self.table.labels[numbers]
         captions = class_captions(self.table.names, labels, self.recipe.prompts, (self.seed, 3, position))
-        return Part("cifar10", self.table.pictures[numbers], captions, self.recipe.augment)
+        return Part("cifar10", self.table.pictures[numbers], captions, self.recipe.augment, labels=labels)
 
     def heldout(self, count: int) -> Part | None:
         """See `Source`; captions use the first prompt."""
         rows = slice(self.trained, self.trained + min(count, self.recipe.holdout))
         captions = [self.recipe.prompts[0].format(self.table.names[label]) for label in self.table.labels[rows]]
-        return Part("cifar10", self.table.pictures[rows], captions, self.recipe.augment) if captions else None
+        labels = self.table.labels[rows]
+        kept = Part("cifar10", self.table.pictures[rows], captions, self.recipe.augment, labels=labels)
+        return kept if captions else None
 
 
 class FolderSource:
@@ -220,7 +222,8 @@ class FolderSource:
         labels = self.folder.labels[numbers]
         captions = class_captions(self.folder.names, labels, self.recipe.prompts, (self.seed, 7, position))
         draws = [np.random.default_rng((self.seed, 6, place)) for place in position + rows]
-        return Part("folder", self._read(numbers, draws), captions, already_cropped(self.recipe.augment))
+        augment = already_cropped(self.recipe.augment)
+        return Part("folder", self._read(numbers, draws), captions, augment, labels=labels)
 
     def heldout(self, count: int) -> Part | None:
         """See `Source`; captions use the first prompt."""
@@ -228,7 +231,8 @@ class FolderSource:
         if not len(numbers):
             return None
         captions = [self.recipe.prompts[0].format(self.folder.names[label]) for label in self.folder.labels[numbers]]
-        return Part("folder", self._read(numbers, [None] * len(numbers)), captions, self.recipe.augment)
+        pictures, labels = self._read(numbers, [None] * len(numbers)), self.folder.labels[numbers]
+        return Part("folder", pictures, captions, self.recipe.augment, labels=labels)
 
     def _read(self, numbers: np.ndarray, draws: Sequence[np.random.Generator | None]) -> np.ndarray:
         paths = [self.folder.paths[number] for number in numbers]

@@ -6,10 +6,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from percepta.apps import demo
+from percepta.apps import demo, demo_objects
+from percepta.apps.report import Page
+from percepta.media import VideoReader
+from percepta.results.formats.tracks import read_tracks
 from tests.apps.test_report import read, words
+from tests.tasks import tiny_sam2
 
 
 @pytest.fixture
@@ -19,6 +24,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "FRAMES", 6)
     monkeypatch.setattr(demo, "SIDE", 64)
     monkeypatch.setattr(demo, "ABSENT", 2)
+    monkeypatch.setattr(demo_objects, "SCENES", 2)
+    monkeypatch.setattr(demo_objects, "CLIPS", 1)
+    monkeypatch.setattr(demo_objects, "FRAMES", 6)
 
 
 @pytest.mark.usefixtures("small")
@@ -61,3 +69,32 @@ def test_the_media_are_the_same_every_time(tmp_path: Path) -> None:
     assert first.captions == second.captions
     for name in first.things:
         assert first.path(name).read_bytes() == second.path(name).read_bytes()
+
+
+@pytest.mark.usefixtures("small")
+def test_the_chapter_that_points_at_things(tmp_path: Path) -> None:
+    page = Page("x")
+    said = demo_objects.point_and_follow(page, tmp_path, tiny_sam2.model())
+    assert said.startswith("One click cut out the things of 2 scenes with an IoU of ")
+    page.write(tmp_path / "report.html")
+    reader = read(tmp_path / "report.html")
+    assert "Cut out by one click" in words(reader)
+    assert "Followed through a video" in words(reader)
+    assert len(reader.pictures) == 2 * 2 + demo_objects.STRIP
+    with VideoReader(tmp_path / "tracks" / "clip-01" / "overlay.mp4") as video:
+        assert (video.frames, min(video.size)) == (6, 288)
+    assert len(read_tracks(tmp_path / "tracks" / "clip-01" / "masks.parquet").ids) >= 2
+
+
+def test_who_points_points_inside() -> None:
+    ring = np.zeros((9, 9), bool)
+    ring[1:8, 1:8] = True
+    ring[3:6, 3:6] = False
+    x, y = demo_objects.middle_of(ring)
+    assert ring[y, x]
+    square = np.zeros((9, 12), bool)
+    square[2:7, 4:9] = True
+    assert demo_objects.middle_of(square) == (6, 4)
+    assert demo_objects.overlap(ring, ring) == 1
+    assert demo_objects.overlap(ring & False, ring & False) == 1
+    assert demo_objects.overlap(ring, ~ring) == 0

@@ -2,8 +2,8 @@
 
 SAM 2, arXiv 2408.00714, section 4 and appendix D; the two-way transformer is SAM's (arXiv 2304.02643).
 Order of this file: the two-way block, the transformer, the decoder, the choice between one mask and three.
-Unusual: many prompts on one picture share it. Until the first block has written into the map, its keys and values are
-projected once, whatever the number of prompts.
+Unusual: many prompts on one picture share it: until the first block has written into the map, its keys and values are
+projected once, whatever the number of prompts. On the CPU the same sums are taken in another order (decoding.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from percepta.models.sam2 import decoding
 from percepta.models.sam2.parts import ChannelNorm, CrossAttention, DeepHead, map_of, tokens_of
 
 
@@ -128,13 +129,19 @@ class MaskDecoder(nn.Module):
         height, width = image.shape[-2:]
         own = torch.cat([self.object_token, self.quality_token, self.mask_tokens])
         prompts = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
-        tokens, mapped = self.transformer(prompts, tokens_of(image), tokens_of(places))
+        if decoding.pays(self, image, prompts):
+            tokens, logits = decoding.decode(self, image, places, prompts, fine, middle)
+        else:
+            tokens, mapped = self.transformer(prompts, tokens_of(image), tokens_of(places))
+            large = F.gelu(self.norm(self.enlarge1(map_of(mapped, height, width)) + middle))
+            large = F.gelu(self.enlarge2(large) + fine)
+            logits = (self.kernels(tokens) @ large.flatten(2)).unflatten(2, large.shape[-2:])
         chosen = tokens[:, 2 : 2 + len(self.mask_tokens)]
-        large = F.gelu(self.norm(self.enlarge1(map_of(mapped, height, width)) + middle))
-        large = F.gelu(self.enlarge2(large) + fine)
-        kernels = torch.stack([head(chosen[:, number]) for number, head in enumerate(self.mask_heads)], dim=1)
-        logits = (kernels @ large.flatten(2)).unflatten(2, large.shape[-2:])
         return Decoded(logits, self.quality_head(tokens[:, 1]).sigmoid(), chosen, self.object_head(tokens[:, 0]))
+
+    def kernels(self, tokens: Tensor) -> Tensor:
+        """What each mask multiplies the enlarged map by: (N, T, width) → (N, masks, width / 8)."""
+        return torch.stack([head(tokens[:, 2 + number]) for number, head in enumerate(self.mask_heads)], dim=1)
 
 
 def stability(logits: Tensor, delta: float) -> Tensor:

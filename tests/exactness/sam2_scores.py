@@ -1,4 +1,4 @@
-"""Handler of the kind sam2/jf, and the masks that the kinds of SAM 2 are given."""
+"""Handler of the kind sam2/jf. Its arrays are compared in float64: they must agree to 1e-9."""
 
 from __future__ import annotations
 
@@ -9,28 +9,8 @@ from typing import Any
 import numpy as np
 
 from percepta.evaluation import contours, score_video
-from tests.exactness.golden import Golden, cut, seeded
-
-
-def make_mask(spec: dict[str, Any]) -> np.ndarray:
-    """A mask (height, width) bool from its recipe."""
-    if spec["type"] == "xor":
-        return np.logical_xor.reduce([make_mask(part) for part in spec["of"]])
-    height, width = spec["size"]
-    y, x = np.mgrid[:height, :width]
-    if spec["type"] == "disk":
-        return (x - spec["cx"]) ** 2 + (y - spec["cy"]) ** 2 < spec["r"] ** 2
-    if spec["type"] == "rectangle":
-        return (spec["x0"] <= x) & (x < spec["x1"]) & (spec["y0"] <= y) & (y < spec["y1"])
-    if spec["type"] == "empty":
-        return np.zeros((height, width), bool)
-    assert spec["type"] == "blob"
-    cell, blur = spec["cell"], spec["blur"]
-    values = seeded(spec["name"], [height // cell + 2, width // cell + 2])
-    values = values.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width].astype(np.float64)
-    for axis in (0, 1):
-        values = np.apply_along_axis(lambda line: np.convolve(line, np.ones(blur) / blur, mode="same"), axis, values)
-    return values > spec["threshold"]
+from tests.exactness.golden import Golden, cut
+from tests.exactness.sam2_cases import shape_mask
 
 
 def check_arrays(golden: Golden, call: dict[str, Any], results: dict[str, np.ndarray]) -> None:
@@ -50,7 +30,7 @@ def check_arrays(golden: Golden, call: dict[str, Any], results: dict[str, np.nda
 
 def scores(golden: Golden) -> None:
     config, frames = golden.content["config"], golden.inputs["frames"]
-    masks = {name: [make_mask(frame[name]) for frame in frames] for name in ("truth", "prediction")}
+    masks = {name: [shape_mask(frame[name]) for frame in frames] for name in ("truth", "prediction")}
     skip, tolerance = config["skip_first_and_last"], config["boundary_tolerance_of_diagonal"]
     number = config["object"]
     for call in golden.content["calls"]:

@@ -83,13 +83,10 @@ def segment(  # noqa: PLR0913 (the front door)
     """
     one = is_one(inputs)
     prompts = prompts_of(points, labels, boxes, masks)
-    kinds = [name for name, given in (("prompts", prompts), ("text", text), ("everything", everything)) if given]
-    if len(kinds) != 1:
-        told = " and ".join(kinds) if kinds else "nothing"
-        raise BadInput(f"segment needs points, boxes or masks, or text, or everything=True, one of them; got {told}.")
-    ask: Asked
+    _check_one({"prompts": prompts, "text": text, "everything": everything})
     find = None if text is None else by_words("find_in_picture")
     segmenter = Segmenter(model, device, dtype, weights)
+    ask: Asked
     if find is not None:
         ask = find(text, segmenter)
     elif prompts:
@@ -102,6 +99,14 @@ def segment(  # noqa: PLR0913 (the front door)
     found = next(iter(stream))
     stream.close()
     return found
+
+
+def _check_one(ways: Mapping[str, Any]) -> None:
+    """Raises BadInput unless things are asked for in exactly one way."""
+    given = [name for name, value in ways.items() if value]
+    if len(given) != 1:
+        told = " and ".join(given) if given else "nothing"
+        raise BadInput(f"segment needs points, boxes or masks, or text, or everything=True, one of them; got {told}.")
 
 
 def is_one(inputs: Any) -> bool:

@@ -45,21 +45,19 @@ def track(  # noqa: PLR0913 (the front door)
     """Follow objects through a video: with prompts to its end at once, without as a session to work with.
 
     Args:
-        video: a video file, a folder of pictures (in natural order), a list or array of frames, or an iterator of
-            pictures, such as a camera's, which may be endless (then as a session).
+        video: a file, a folder of pictures, a list or array of frames, or an iterator of pictures, which may be endless
+            (then as a session); see `open_frames`.
         points, labels, boxes, masks: as of `segment`, in the frame number `frame`; each object gets a number from 1.
         text: what to look for, in words.
-        model: a name or a loaded model.
         both: with prompts, go back from `frame` to the beginning too.
         rate: frames a second of what carries no times, such as a folder.
-        memory: "bounded" keeps what later frames can look at; "all" keeps everything, for many corrections of a short
-            video. Masks are the same.
-        corrections: "stick", or "official", which loses them when the frame is tracked again, as the published code.
+        memory: "bounded" keeps what later frames can look at; "all" keeps everything, for a short video.
+        corrections: "stick", or "official", which loses them when the frame is tracked again.
         non_overlap: give each pixel to one object at most.
         fill_holes: fill holes of up to this many pixels of a mask at a quarter of the model's input size.
         resume: a folder in which a session was saved, to go on with.
         on_error: "collect" leaves out frames that cannot be read, and warns; "raise" stops there (BadMedia).
-        weights: a file or folder for the model's name.
+        model, device, dtype, weights: as of `segment`.
 
     Returns:
         Tracks, whose scores are the probability that the object is seen, not calibrated; or a VideoSession.
@@ -68,32 +66,41 @@ def track(  # noqa: PLR0913 (the front door)
         BadInput: a prompt outside the frame, a box without area, a frame that is not there, a setting that is none of
             these. BadMedia: the video cannot be read. UnknownModel, MissingWeights, CheckpointMismatch.
     """
-    if on_error not in ON_ERROR:
-        raise one_of("on_error", on_error, ON_ERROR)
     prompts = prompts_of(points, labels, boxes, masks)
     if text is not None and prompts:
         raise BadInput("track needs points, boxes or masks, or text, not both.")
     find = None if text is None else by_words("find_in_video")
     segmenter = Segmenter(model, device, dtype, weights)
     settings = {"memory": memory, "corrections": corrections, "non_overlap": non_overlap, "fill_holes": fill_holes}
+    session = _open(segmenter, video, rate, settings, on_error, resume)
+    if find is None and not prompts:
+        return session
+    with session:
+        if find is not None:
+            find(text, segmenter)(session)
+        return _all(session, prompts, frame, both)
+
+
+def _open(
+    segmenter: Segmenter,
+    video: Any,
+    rate: float | None,
+    settings: dict[str, Any],
+    on_error: str,
+    resume: str | Path | None,
+) -> VideoSession:
+    """A session; nothing stays open where it cannot be made."""
+    if on_error not in ON_ERROR:
+        raise one_of("on_error", on_error, ON_ERROR)
     frames = open_frames(video, rate)
     try:
         session = VideoSession(segmenter, frames, settings, on_error)
+        if resume is not None:
+            session.resume(resume)
     except BaseException:
         frames.close()
         raise
-    try:
-        if resume is not None:
-            session.resume(resume)
-        if find is not None:
-            find(text, segmenter)(session)
-        elif not prompts:
-            return session
-        with session:
-            return _all(session, prompts, frame, both)
-    except BaseException:
-        session.close()
-        raise
+    return session
 
 
 def _all(session: VideoSession, prompts: Any, frame: int, both: bool) -> Tracks:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import percepta
 from percepta.datasets.vos import open_vos
@@ -118,6 +119,10 @@ def test_videos_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert found.details["videos"] == 1
     with pytest.raises(BadInput, match="at least one video"):
         evaluate_vos([], OracleSession)
+    (tmp_path / "JPEGImages" / "clip-5" / "00000.jpg").unlink()
+    Image.new("RGB", (96, 64)).save(tmp_path / "JPEGImages" / "clip-5" / "00000.jpg")
+    with pytest.raises(BadMedia, match="masks of clip-5 are 48x32, and its frames 96x64"):
+        evaluate_vos(videos[1:], OracleSession)
     few = DrawnVideo(drawn().labels, every=5)
     with pytest.raises(BadInput, match="at least 3 frames; 2 have some"):
         evaluate_vos([few], OracleSession)

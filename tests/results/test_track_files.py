@@ -137,6 +137,9 @@ def test_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadMedia, match=name):
             read_tracks(tmp_path / name)
+    for ending in (".parquet", ".csv", ".json"):
+        with pytest.raises(BadMedia, match=f"nowhere{ending} must be"):
+            read_tracks(tmp_path / f"nowhere{ending}")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(MissingExtra, match="pyarrow"):
         open_tracks(tmp_path / "x.parquet", "x", SIZE)

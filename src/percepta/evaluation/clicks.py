@@ -21,7 +21,7 @@ from percepta.evaluation.metrics import Points
 from percepta.evaluation.protocols import Evaluation, Protocol
 from percepta.evaluation.regions import Dense, jaccard
 from percepta.evaluation.tallies import Tally, ratio
-from percepta.evaluation.vos import Video, Watch, tally_measure
+from percepta.evaluation.vos import Video, Watch, checked_size, tally_measure
 from percepta.layers.regions import error_centres
 from percepta.results import Failure
 
@@ -187,6 +187,7 @@ def pictures_of(
     for video in videos:
         try:
             annotated = list(video.annotated)
+            checked_size(video)
             while annotated and not video.objects(annotated[0]):
                 del annotated[0]
             rows = np.unique(np.linspace(0, max(len(annotated) - 1, 0), count).astype(int))

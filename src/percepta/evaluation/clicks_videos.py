@@ -22,6 +22,7 @@ from percepta.evaluation.vos import (
     StartSession,
     Video,
     Watch,
+    checked_size,
     click,
     followed,
     jf_tallies,
@@ -144,7 +145,7 @@ def click_offline(
     Returns:
         One round a pass. Raises: BadMedia for a frame or mask that cannot be read.
     """
-    session, work = start(video, memory="all"), _Work(video, video.size())
+    session, work = start(video, memory="all"), _Work(video, checked_size(video))
     truths = {frame: packed(video.objects(frame)) for frame in video.annotated}
     for frame, shown in truths.items():
         for number in shown:
@@ -197,7 +198,7 @@ def click_online(
 
     Raises: BadMedia for a frame or mask that cannot be read.
     """
-    session, work, annotated = start(video), _Work(video, video.size()), set(video.annotated)
+    session, work, annotated = start(video), _Work(video, checked_size(video)), set(video.annotated)
     first = next((frame for frame in video.annotated if video.objects(frame)), None)
     if first is None:
         return work.round()

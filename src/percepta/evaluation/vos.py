@@ -224,7 +224,7 @@ def score_followed(session: Any, video: Video, how: str = "mask", watch: Watch |
     annotated = list(video.annotated)
     if len(annotated) < 3:
         raise BadInput(f"a score of {video.name} needs masks in at least 3 frames; {len(annotated)} have some.")
-    size, overlap = video.size(), isinstance(video.masks(annotated[0]), dict)
+    size, overlap = checked_size(video), isinstance(video.masks(annotated[0]), dict)
     firsts: dict[int, Counts] = {}
     found: dict[str, dict[int, dict[int, Counts]]] = {"model": {}, KEPT: {}}
     wanted = set(annotated)
@@ -236,6 +236,18 @@ def score_followed(session: Any, video: Video, how: str = "mask", watch: Watch |
             found["model"][one.frame] = packed(one.masks(overlap))
             found[KEPT][one.frame] = dict(firsts)
     return {name: score_packed(video, frames, size) for name, frames in found.items()}
+
+
+def checked_size(video: Video) -> Size:
+    """Height and width of a video. Raises: BadMedia where its masks have other ones than its frames."""
+    size = video.size()
+    for frame in video.annotated[:1]:
+        masks = video.masks(frame)
+        for mask in masks.values() if isinstance(masks, dict) else (masks,):
+            if mask.shape != size:
+                sides = f"{mask.shape[1]}x{mask.shape[0]}, and its frames {size[1]}x{size[0]}"
+                raise BadMedia(f"the masks of {video.name} are {sides}; take frames and masks of one resolution.")
+    return size
 
 
 def packed(masks: Mapping[int, Dense]) -> dict[int, Counts]:

@@ -144,7 +144,7 @@ def read_tracks(path: str | Path) -> Tracks:
     try:
         about, rows = readers[path.suffix.lower()](path)
         return _tracks(about, rows)
-    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, BadMedia):
             raise
         raise BadMedia(f"{path.name} must be a file of tracks as percepta writes them; {error}.") from error

@@ -350,7 +350,7 @@ def test_kept_positions_follow_their_parameters():
 
 
 def test_merging_is_refused():
-    with pytest.raises(BadInput, match="token merging"):
+    with pytest.raises(BadInput, match="token merging does not fit Hiera"):
         percepta.merge_tokens(small(), r=2)
 
 

@@ -52,6 +52,7 @@ class Hiera(nn.Module):
 
     name = ""
     preprocess: Any = None
+    cannot_merge = "its tokens are pooled by their places in a unit, and attention windows need whole units"
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()

@@ -72,6 +72,8 @@ def adapter_for(model: nn.Module) -> Adapter:
 def tower_of(model: Any) -> Any:
     """The vision tower of one of our models. Raises BadInput for words alone."""
     tower = getattr(model, "vision", model)
+    if reason := getattr(tower, "cannot_merge", ""):
+        raise BadInput(f"token merging does not fit {type(tower).__name__}: {reason}.")
     if not hasattr(tower, "shorten"):
         raise BadInput(
             f"token merging needs a vision tower, and {type(model).__name__} has none: the words of a text are not "

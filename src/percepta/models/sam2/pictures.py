@@ -149,8 +149,7 @@ def runs_above(columns: Tensor, height: int, threshold: float) -> ColumnRuns:
     edges = inside.new_empty(count, width, small + 1)
     edges[..., 0], edges[..., small] = inside[..., 0], inside[..., -1]
     torch.ne(inside[..., 1:], inside[..., :-1], out=edges[..., 1:small])
-    places = edges.view(-1).nonzero().view(-1)
-    line, edge = places // (small + 1), places % (small + 1)
+    line, edge = edges.view(-1, small + 1).nonzero(as_tuple=True)
     rows = _crossings(columns.view(-1), line * small, edge, small, height, threshold)
     top, bottom = rows[0::2], rows[1::2]  # a column is outside before its first row and behind its last
     kept = bottom > top
@@ -161,20 +160,44 @@ def runs_above(columns: Tensor, height: int, threshold: float) -> ColumnRuns:
 def _crossings(flat: Tensor, start: Tensor, edge: Tensor, small: int, height: int, threshold: float) -> Tensor:
     """The first row of the enlarged column behind each edge; edge e lies between the small rows e - 1 and e."""
     source, first = _row_tables(small, height, flat.device)
-    before = (edge - 1).clamp(min=0)
-    above, below = flat[start + before], flat[start + edge.clamp(max=small - 1)]
+    before = (edge - 1).clamp_(min=0)
+    place = start + before
+    above, below = flat[place], flat[place + (edge - before).clamp_(max=small - 1 - before)]
     share = (threshold - above) / (below - above)
-    estimate = ((before + share + 0.5) * (height / small) - 0.5).ceil().nan_to_num(0.0)
+    place_large = ((share + before) + 0.5) * (height / small) - 0.5
+    row = place_large.ceil()
+    # Where the crossing lies at a row itself, the rounding of the interpolation decides: then the row is looked at.
+    unsure = ~((place_large - row + 0.5).abs() < 0.49)
     least, most = first[before], first[edge]
-    row = estimate.long().clamp(least, most)
+    row = row.nan_to_num_(0.0).long().clamp_(least, most)
+    some = unsure.nonzero().view(-1)
+    if len(some):
+        least, most, before = least[some], most[some], before[some]
+        row[some] = _looked_at(row[some], least, most, above[some], below[some], source, before, threshold)
+    row[edge == 0] = 0
+    row[edge == small] = height
+    return row
+
+
+def _looked_at(
+    row: Tensor,
+    least: Tensor,
+    most: Tensor,
+    above: Tensor,
+    below: Tensor,
+    source: Tensor,
+    before: Tensor,
+    threshold: float,
+) -> Tensor:
+    """Rows corrected by one where the interpolated value there says so."""
+    new = below > threshold
 
     def beyond(row: Tensor) -> Tensor:
-        part = source[row.clamp(0, height - 1)] - before
-        return ((1 - part) * above + part * below > threshold) == (below > threshold)
+        part = source[row.clamp(0, len(source) - 1)] - before
+        return ((1 - part) * above + part * below > threshold) == new
 
-    row = torch.where((row > least) & beyond(row - 1), row - 1, row)  # the estimate is rounded otherwise
-    row = torch.where((row < most) & ~beyond(row), row + 1, row)
-    return torch.where(edge == 0, 0, torch.where(edge == small, height, row))
+    row = torch.where((row > least) & beyond(row - 1), row - 1, row)
+    return torch.where((row < most) & ~beyond(row), row + 1, row)
 
 
 def _row_tables(small: int, height: int, device: torch.device) -> tuple[Tensor, Tensor]:

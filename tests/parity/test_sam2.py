@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +121,17 @@ def test_names_go_both_ways(version: str) -> None:
     assert set(state) == set(peer.state_dict())
     for name, value in peer.state_dict().items():
         assert torch.equal(state[name], value), name
+
+
+def test_a_saved_folder_loads_and_goes_back(tmp_path: Path) -> None:
+    peer, ours = both()
+    peer.save_pretrained(tmp_path / "peer")
+    loaded = percepta.load("sam2.1-hiera-tiny", weights=tmp_path / "peer", **OURS)
+    for name, value in ours.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    written = percepta.save(loaded, tmp_path / "back.pt", layout="transformers")
+    back = torch.load(written, weights_only=True)
+    peer.load_state_dict(back, strict=True)
 
 
 def test_names_of_the_published_sizes() -> None:

@@ -153,6 +153,9 @@ def test_objects_are_cleared_and_removed(model: Any) -> None:
         tracks = video.run().tracks()
         assert tracks.ids == (1, 3)
         assert told(tracks.of(ball)) == alone
+        video.remove(third)
+        assert told(video.tracks()) == alone
+        assert video.at(5).objects == (ball,)
         video.reset()
         assert video.objects == ()
         with pytest.raises(BadInput, match="nothing is pointed at in the list of pictures"):
@@ -288,6 +291,8 @@ def test_a_corrupt_frame_is_named_and_tracking_goes_on(model: Any, tmp_path: Pat
     assert sorted(set(tracks.frames.tolist())) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 11]
     with track(folder, model=model) as video:
         video.add_point(0, BALL)
+        with pytest.raises(BadInput, match=r"frame 10 of .* cannot be read; point at another frame"):
+            video.add_point(10, BALL)  # before anybody came there
         failed = [result for result in video.run() if result.failure]
         assert [result.frame for result in failed] == [5, 10]
         assert [failure.source for failure in video.failures] == [f"{folder}, frame 5", f"{folder}, frame 10"]

@@ -158,7 +158,7 @@ class VideoSession:
             self._wait(object)
 
     def remove(self, object: int) -> None:
-        """Forget an object and all results of it from now on; the others are as if it had never been there."""
+        """Forget an object and all results of it; the others are as if it had never been there."""
         self._known(object)
         del self.names[object]
         self._waiting.pop(object, None)
@@ -174,7 +174,13 @@ class VideoSession:
 
     def at(self, frame: int) -> TrackedFrame | None:
         """The result of a frame: what its latest prompt or run gave; None where there is none yet."""
-        return self._shown[frame] if frame in self._shown else self.spool.get(frame)
+        found = self._shown[frame] if frame in self._shown else self.spool.get(frame)
+        return None if found is None else found.only(self.names)
+
+    def results(self, start: int = 0, stop: int | None = None) -> Iterator[TrackedFrame]:
+        """The results so far of the frames from `start` to before `stop`, in order, from disk."""
+        for found in self.spool.frames(start, stop):
+            yield found.only(self.names)
 
     # Following
 
@@ -252,7 +258,7 @@ class VideoSession:
 
     def tracks(self) -> Tracks:
         """All results so far as one record in memory."""
-        return tracks_of(self.spool.frames(), self.frames.name, self.frames.size, self.frames.rate)
+        return tracks_of(self.results(), self.frames.name, self.frames.size, self.frames.rate)
 
     def _fresh(self) -> Any:
         """A session of the model without objects."""
@@ -339,6 +345,9 @@ class VideoSession:
                 f"frame {frame} of {self.frames.name} has not come yet; point at frame {max(self._visited, 0)}, "
                 "or run until there first."
             )
+        if self.frames.length is None and frame < self._visited:
+            raise self._passed(frame)
+        _ = self.frames[frame]  # read now, so that it is known whether it can be
         if frame in self.frames.failures:
             raise BadInput(f"frame {frame} of {self.frames.name} cannot be read; point at another frame.")
         prompt.check(self.frames.size, f"frame {frame} of {self.frames.name}")
@@ -364,6 +373,9 @@ class VideoSession:
                 raise BadInput(
                     f"the point ({x:g}, {y:g}) was labelled the other way before; take that back with clear."
                 )
+
+    def _passed(self, frame: int) -> BadInput:
+        return BadInput(f"frame {frame} of {self.frames.name} has passed; point at frame {self._visited}.")
 
     def _known(self, object: int) -> None:
         if object not in self.names:
@@ -399,7 +411,7 @@ class VideoSession:
         if frame >= self._visited or self._settings.get("memory") == "all":
             return
         if self.frames.length is None:
-            raise BadInput(f"frame {frame} of {self.frames.name} has passed; point at frame {self._visited}.")
+            raise self._passed(frame)
         kept = max((kept for kept in self._kept if kept.next <= frame), key=lambda kept: kept.next, default=None)
         self._session, self._waiting = self._fresh(), {}
         self._visited = -1 if kept is None else kept.next - 1

@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,13 @@ class TrackedFrame:
     def mask_of(self, number: int) -> Masks:
         """The mask of one object as Masks of one row, or of none where it is not seen."""
         return self.masks.select([row for row, other in enumerate(self.objects) if other == number])
+
+    def only(self, numbers: Container[int]) -> TrackedFrame:
+        """The same with some of the objects alone."""
+        if all(number in numbers for number in self.objects):
+            return self
+        rows = [row for row, number in enumerate(self.objects) if number in numbers]
+        return replace(self, objects=tuple(self.objects[row] for row in rows), masks=self.masks.select(rows))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: source, frame, time, size, objects (number, name, xyxy, area, score, counts), failure."""

@@ -77,11 +77,11 @@ class Run:
         files = TrackFiles(home, session.frames, overlay)
         if self._reverse:
             yield from self
-            files.begin(session.spool.frames(), 0)
+            files.begin(session.results(), 0)
             session.save(home)
             self._finish(files, complete=False)
             return
-        files.begin(session.spool.frames(0, self.start), files.painted(self.start, lives_here) if lives_here else 0)
+        files.begin(session.results(0, self.start), files.painted(self.start, lives_here) if lives_here else 0)
         yield from self._writing(files, home)
 
     def _writing(self, files: TrackFiles, home: Path) -> Iterator[TrackedFrame]:
@@ -108,12 +108,12 @@ class Run:
                 session.save(home)
             complete = between and not self._cancelled and session.frames.length == last + 1
             if complete or self._until is not None:
-                for result in session.spool.frames(last + 1):
+                for result in session.results(last + 1):
                     files.add(result)
             self._finish(files, complete)
 
     def _finish(self, files: TrackFiles, complete: bool) -> None:
-        self.files = files.finish(self._session.spool.frames(), complete)
+        self.files = files.finish(self._session.results(), complete)
         self.missing = files.missing
 
 

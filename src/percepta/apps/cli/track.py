@@ -186,7 +186,7 @@ def _tell(session: Any, run: Any) -> None:
         common.say(run.missing)
     seen = dict.fromkeys(session.objects, 0)
     total = 0
-    for result in session.spool.frames():
+    for result in session.results():
         total += 1
         for number in result.objects:
             seen[number] = seen.get(number, 0) + 1

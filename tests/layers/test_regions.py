@@ -144,6 +144,31 @@ def test_error_centres() -> None:
         assert torch.equal(alone[0][0], points[index])
 
 
+@pytest.mark.parametrize("side", [40, 300])
+@pytest.mark.parametrize("kind", ["blobs", "pierced", "noise", "bands", "full"])
+def test_the_middle_is_where_the_distance_is_largest(side: int, kind: str) -> None:
+    """Small masks have all distances computed, large ones only those that promise much; the answer is the same."""
+    draw = torch.Generator().manual_seed(0)
+    shape = (3, side, side + 17)
+    coarse = torch.nn.functional.interpolate(torch.randn(3, 1, 5, 5, generator=draw), size=shape[1:], mode="bicubic")
+    masks = {
+        "blobs": coarse[:, 0] > 0.2,
+        "pierced": torch.rand(shape, generator=draw) > 0.02,
+        "noise": torch.rand(shape, generator=draw) > 0.5,
+        "bands": (torch.arange(side) // 7 % 2 == 0)[None, :, None].expand(shape),
+        "full": torch.ones(shape, dtype=torch.bool),
+    }[kind]
+    points, labels = error_centres(masks, torch.zeros_like(masks))
+    assert labels.tolist() == [1, 1, 1]
+    for mask, (x, y) in zip(masks.numpy(), points.long().tolist(), strict=True):
+        distances = np.rint(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] ** 2)
+        assert y * shape[2] + x == distances.argmax()
+    none, excess = error_centres(masks, masks), error_centres(torch.zeros_like(masks), masks)
+    assert none[0].tolist() == [[0, 0]] * 3
+    assert torch.equal(excess[0], points)
+    assert excess[1].tolist() == [0, 0, 0]
+
+
 def test_an_error_of_equal_depth_is_clicked_as_too_much() -> None:
     truth = torch.zeros(1, 20, 20, dtype=torch.bool)
     guess = truth.clone()

@@ -16,7 +16,8 @@ from torch import Tensor
 from percepta.errors import BadInput, one_of, out_of_range, wrong_shape
 
 CONNECTIVITIES = (4, 8)
-_FAR = 1 << 30
+SMALL = 256
+"""Sides of masks up to which the distances of all pixels are computed where only the largest is asked for."""
 
 
 class Components(NamedTuple):
@@ -283,23 +284,54 @@ def error_centres(truth: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _deepest(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) the largest squared distance to the edge of each mask, and its first place in reading order."""
-    distances = _distances_in_box(masks).flatten(1)
-    best = distances.amax(1)
-    places = torch.arange(distances.shape[1], device=masks.device)
-    return best, torch.where(distances == best[:, None], places, _FAR).amin(1)
+    """(N,) the largest squared distance to the edge of each mask, and its first place in reading order; 0 and 0 where
+    a mask is empty."""
+    if max(masks.shape[1:]) <= SMALL:
+        distances = squared_distances(masks).flatten(1)
+        return distances.amax(1), _first_largest(distances)
+    found = [_deepest_of(mask) if bool(mask.any()) else (0, 0) for mask in masks]
+    depths, places = torch.tensor(found, dtype=torch.long, device=masks.device).view(-1, 2).unbind(1)
+    return depths, places
 
 
-def _distances_in_box(masks: Tensor) -> Tensor:
-    """As `squared_distances`, computed in the box that holds all masks: the nearest false pixel is never beyond it."""
-    rows = masks.any(0).any(1).nonzero().view(-1)
-    if not len(rows):
-        return masks.new_zeros(masks.shape, dtype=torch.int32)
-    columns = masks.any(0).any(0).nonzero().view(-1)
+def _first_largest(values: Tensor) -> Tensor:
+    """(N,) the first place of the largest value of each row."""
+    places = torch.arange(values.shape[1], device=values.device)
+    return torch.where(values == values.amax(1, keepdim=True), places, values.shape[1]).amin(1)
+
+
+def _deepest_of(mask: Tensor) -> tuple[int, int]:
+    """As `_deepest`, of one mask (H, W) that is not empty.
+
+    A pixel is no further from the edge than along its row or column. So the exact distance is needed only where that
+    bound reaches the best one found so far, which few pixels do once the most promising ones are looked at.
+    """
+    rows, columns = mask.any(1).nonzero().view(-1), mask.any(0).nonzero().view(-1)
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    result = masks.new_zeros(masks.shape, dtype=torch.int32)
-    result[:, top:bottom, left:right] = squared_distances(masks[:, top:bottom, left:right])
-    return result
+    box = mask[None, top:bottom, left:right]  # the nearest pixel outside of the mask is never beyond its box
+    down = _column_distances(box)[0]
+    bound = torch.minimum(down, _column_distances(box.transpose(1, 2))[0].T).flatten()
+    down = torch.nn.functional.pad(down, (1, 1))
+    width, best, place = right - left, 0, 0
+    offsets = torch.arange(width + 2, dtype=torch.int32, device=mask.device)
+    waiting = bound.nonzero().view(-1)
+    for count in (1, 64, 1024):
+        promises = bound[waiting].long() ** 2
+        waiting = waiting[(promises > best) | ((promises == best) & (waiting < place))]
+        if not len(waiting):
+            break
+        here = waiting[bound[waiting].topk(min(count, len(waiting))).indices]
+        exact = down[here // width] ** 2 + (offsets - (here % width + 1)[:, None].int()) ** 2
+        depths = exact.amin(1).long()
+        deepest = int(depths.max())
+        first = int(here[depths == deepest].min())
+        if deepest > best or (deepest == best and first < place):
+            best, place = deepest, first
+        bound[here] = 0
+    else:  # a mask full of holes: many pixels promise as much
+        distances = squared_distances(box).flatten(1)
+        best, place = int(distances.max()), int(_first_largest(distances))
+    return best, (place // width + top) * mask.shape[1] + place % width + left
 
 
 def clean_runs(starts: Tensor, ends: Tensor, rows: int, stride: int, area: float) -> tuple[Tensor, Tensor]:

@@ -347,6 +347,9 @@ def test_kept_positions_follow_their_parameters():
     assert torch.equal(model(x), before)
     model.positions.spatial.data.mul_(2.0)
     assert not torch.equal(model(x), before)
+    larger = model(pictures(1, 3, 128, 64))
+    model.positions.rule = "interpolate"
+    assert not torch.equal(model(pictures(1, 3, 128, 64)), larger)
 
 
 def test_merging_is_refused():

@@ -87,11 +87,10 @@ class Classify:
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:
         self.recipe, self.model, self.ranks = recipe, model, ranks
         self.settings = recipe.classify or ClassifyRecipe()
-        self.classes = getattr(model.config, "classes", None)
-        if self.classes is None:
-            raise BadInput(
-                f"the objective classify needs a model with classes, such as hiera-nano; got {recipe.model}."
-            )
+        classes = getattr(model.config, "classes", None)
+        if classes is None:
+            raise BadInput(f"the objective classify needs a model of classes, such as hiera-nano; got {recipe.model}.")
+        self.classes: int = classes
         if self.settings.encoder:
             adopt_encoder(model, load(self.settings.encoder))
         self.numbers = {name: number for number, name in enumerate(self.settings.names)}

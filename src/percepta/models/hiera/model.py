@@ -259,8 +259,8 @@ class Hiera(nn.Module):
             check_keep(keep, len(x), math.prod(units))
             x = x * spread(keep, units, config.step).unflatten(1, x.shape[2:])[:, None].to(x.dtype)
         maps = self.patches(x).movedim(1, -1)
-        tokens = unroll(maps, config.unit, config.strides)
-        tokens = tokens + self._kept.get(self.positions, grid, lambda: self._unrolled_positions(grid))
+        tokens, rule = unroll(maps, config.unit, config.strides), getattr(self.positions, "rule", "")
+        tokens = tokens + self._kept.get(self.positions, (grid, rule), lambda: self._unrolled_positions(grid))
         if keep is not None:
             tokens = tokens[keep].unflatten(0, (len(keep), -1))
         return Units(tokens, units)

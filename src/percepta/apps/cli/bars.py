@@ -15,7 +15,7 @@ BAR, WHISKER, ORACLE = (52, 120, 198), (16, 52, 98), (214, 110, 28)
 def bar_picture(results: Sequence[Any]) -> Image.Image:
     """One bar from 0 to 100 % for each headline of the evaluations; errors in a unit have no place on that scale.
 
-    Grey ticks are chance, orange ones what an oracle without binding scores, the thin line is the 95 % interval.
+    Grey ticks are chance, orange ones the baseline of the measure, the thin line is the 95 % interval.
     """
     entries = [
         (result, measure) for result in results for measure in result.measures if measure.headline and not measure.unit
@@ -27,7 +27,7 @@ def bar_picture(results: Sequence[Any]) -> Image.Image:
     draw.line((WIDTH - 330, 61, WIDTH - 330, 73), GREY, 3)
     draw.text((WIDTH - 320, 57), "chance", GREY, _font(15))
     draw.line((WIDTH - 240, 61, WIDTH - 240, 73), ORACLE, 3)
-    draw.text((WIDTH - 230, 57), "oracle without binding", ORACLE, _font(15))
+    draw.text((WIDTH - 230, 57), "baseline", ORACLE, _font(15))
     for row, (result, measure) in enumerate(entries):
         _bar(draw, TOP + row * ROW, result, measure)
     bottom = TOP + ROW * len(entries)

@@ -397,3 +397,37 @@ def test_odd_sizes(model: Any, tmp_path: Path) -> None:
         assert video.frames.frame_at("0.25") == 2
     with VideoReader(tmp_path / "odd" / "overlay.mp4") as reader:
         assert (reader.frames, reader.rate) == (3, pytest.approx(8))
+
+
+class Watch:
+    """Points at a square in one frame and lets it go in a later one."""
+
+    def __init__(self, comes: int, goes: int) -> None:
+        self.comes, self.goes = comes, goes
+        self.called: list[int] = []
+
+    def before(self, session: Any, frame: int) -> None:
+        self.called.append(frame)
+        if frame == self.comes:
+            session.add_box(frame, SQUARE, name="square")
+        if frame == self.goes:
+            session.remove(session.objects[-1])
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_who_watches_points_at_things_when_they_come(model: Any, endless: bool) -> None:
+    frames = tiny_sam2.frames(14)
+    wanted = told(track(frames[5:], boxes=[SQUARE], model=model))
+    with track(iter(frames) if endless else frames, model=model) as video:
+        video.watch = Watch(comes=5, goes=99)
+        results = list(video.run())
+        assert video.watch.called[:14] == list(range(14))
+        assert [len(result) for result in results] == [0] * 5 + [1] * 9
+        assert [result.masks.to_strings()[0] for result in results[5:]] == [row[2] for row in wanted]
+        assert video.tracks().frames.tolist() == list(range(5, 14))
+    with track(frames, model=model) as video:
+        video.watch = Watch(comes=2, goes=6)
+        assert [len(result) for result in video.run()] == [0, 0, 1, 1, 1, 1] + [0] * 8
+        video.watch = None
+        with pytest.raises(BadInput, match="nothing is pointed at"):
+            video.run()

@@ -123,7 +123,7 @@ def is_one(inputs: Any) -> bool:
 
 def by_words(what: str) -> Any:
     """What finds things by words: `find_in_picture(text, segmenter)` gives what `segment` asks of every picture, and
-    `find_in_video(text, segmenter)` what points at things in a VideoSession.
+    `find_in_video(text, segmenter)` the `watch` of a VideoSession, whose `begin(session)` says whether anything fits.
 
     Raises: BadInput where there is none.
     """

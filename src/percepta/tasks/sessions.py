@@ -58,11 +58,14 @@ class VideoSession:
         frames: the pictures by number.
         names: of the objects by number.
         next: the frame at which the next run begins by itself; None before anything is pointed at.
+        watch: None, or what is called as `watch.before(session, frame)` before each frame of a run forward, and may
+            point at things in it and remove what is followed.
     """
 
     def __init__(self, segmenter: Segmenter, frames: Frames, settings: dict[str, Any], on_error: str) -> None:
         self.frames, self.names = frames, dict[int, str]()
         self.next: int | None = None
+        self.watch: Any = None
         self._segmenter, self._settings, self._on_error = segmenter, settings, on_error
         self._folder = tempfile.TemporaryDirectory(prefix="percepta-track-")
         self.spool = Spool(Path(self._folder.name) / RESULTS)
@@ -198,10 +201,10 @@ class VideoSession:
         Raises: BadInput where nothing is pointed at, or for a frame that is not there.
         """
         prompted = self._prompted_frames()
-        if not prompted:
+        if not prompted and (self.watch is None or reverse):
             raise BadInput(f"nothing is pointed at in {self.frames.name}; add a point, a box or a mask first.")
         if start is None:
-            first = min(prompted) if reverse or self.next is None else self.next
+            first = min(prompted, default=0) if reverse or self.next is None else self.next
         else:
             first = self.frames.frame_at(start)
         last = None if until is None else self.frames.frame_at(until)
@@ -219,21 +222,32 @@ class VideoSession:
         if reverse:
             yield from self._backwards(start, stop)
             return
-        self._admit(start, False)
-        walk = self._session.propagate(start=start)
+        walk: Iterator[Any] | None = None
         for frame in itertools.count(start):
             if stop is not None and frame >= stop:
                 return
-            with self._segmenter.evaluating():
-                found = next(walk, None)
-            if found is None:
-                return
-            found = self._corrected(found)
+            if self.watch is not None and (self.frames.length is None or frame < self.frames.length):
+                self.watch.before(self, frame)
+            self._admit(frame, False)
+            if self._session.tracked:
+                walk = walk or self._session.propagate(start=frame)
+                with self._segmenter.evaluating():
+                    found = next(walk, None)
+                if found is None:
+                    return
+                found = self._corrected(found)
+                result = self._result(found)
+            else:  # nothing to follow yet, or any more
+                walk = None
+                try:
+                    _ = self.frames[frame]
+                except IndexError:
+                    return
+                result = self._nothing(frame)
             self._visited, self.next = max(frame, self._visited), frame + 1
-            result = self._store(found)
+            self._store(result)
             self._keep()
             yield result
-            self._admit(frame + 1, False)
 
     def _backwards(self, start: int, stop: int | None) -> Iterator[TrackedFrame]:
         """As `visit`, from the prompts alone; afterwards the model stands where it stood before."""
@@ -250,7 +264,9 @@ class VideoSession:
                     found = next(walk, None)
                 if found is None:
                     return
-                yield self._store(found)
+                result = self._result(found)
+                self._store(result)
+                yield result
                 self._admit(frame - 1, True)
         finally:
             self._session.load_state_dict({**before["facts"], "tensors": before["tensors"]})
@@ -268,7 +284,14 @@ class VideoSession:
 
     def _flow(self) -> Iterator[Tensor]:
         """The frames of a source that only goes forward."""
-        for picture in self.frames:
+        for frame in itertools.count():
+            if frame < self._visited:  # passed while nothing was followed; nobody looks at it
+                yield torch.empty(0)
+                continue
+            try:
+                picture = self.frames[frame]
+            except IndexError:
+                return
             yield self._segmenter.frame(picture)
 
     def _admit(self, frame: int, reverse: bool) -> None:
@@ -284,14 +307,19 @@ class VideoSession:
         if prompted and prompted[0] > self._visited and object in self._session.tracked:
             self._waiting[object] = self._session.tracked.pop(object)
 
-    def _store(self, found: Any) -> TrackedFrame:
-        """What the model gives of a frame, as a result, in the spool."""
-        result = self._result(found)
+    def _store(self, result: TrackedFrame) -> None:
         self._shown.pop(result.frame, None)
         self.spool.put(result)
         if result.failure and self._on_error == "raise":
             raise BadMedia(result.failure)
-        return result
+
+    def _nothing(self, frame: int) -> TrackedFrame:
+        """The result of a frame in which nothing is followed."""
+        name, scores = self.frames.name, np.zeros(0, np.float32)
+        failure = self.frames.failures.get(frame, "")
+        return TrackedFrame(
+            name, frame, self.frames.time(frame), (), Masks(name, self.frames.size, (), (), scores), failure
+        )
 
     def _show(self, found: Any) -> None:
         """What a prompt gives: in place of the result, where the frame was tracked, else until it is."""
@@ -340,9 +368,9 @@ class VideoSession:
     def _check(self, frame: int, object: int | None, prompt: Prompt) -> None:
         """Raises BadInput before anything is changed."""
         self.frames.check(frame)
-        if self.frames.length is None and frame > max(self._visited, 0):
+        if self.frames.length is None and frame > self._visited + 1:
             raise BadInput(
-                f"frame {frame} of {self.frames.name} has not come yet; point at frame {max(self._visited, 0)}, "
+                f"frame {frame} of {self.frames.name} has not come yet; point at frame {self._visited + 1}, "
                 "or run until there first."
             )
         if self.frames.length is None and frame < self._visited:

@@ -77,7 +77,9 @@ def track(  # noqa: PLR0913 (the front door)
         return session
     with session:
         if find is not None:
-            find(text, segmenter)(session)
+            session.watch = find(text, segmenter)
+            if not session.watch.begin(session) and session.frames.length is not None:
+                return session.tracks()  # nothing fits anywhere
         return _all(session, prompts, frame, both)
 
 

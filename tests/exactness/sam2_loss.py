@@ -11,13 +11,14 @@ from tests.exactness.golden import Golden, make_input
 
 
 def sam2_loss(golden: Golden) -> None:
-    from percepta.training.segmentation_loss import SegmentationLoss, segmentation_losses, summed
+    from percepta.training.segment_recipe import LossRecipe
+    from percepta.training.segmentation_loss import segmentation_losses, summed
 
     settings = golden.content["config"]
     assert settings["predict_object_scores"] is True
     assert settings["processes"] == 1
     weights = settings["weights"]
-    rules = SegmentationLoss(
+    rules = LossRecipe(
         mask=weights["mask"],
         dice=weights["dice"],
         iou=weights["iou"],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from percepta import save
 from percepta.apps.cli import run
+from percepta.results import Masks
 from percepta.results.formats.coco import masks_from_coco
 from percepta.tasks.segment import segment
 from tests.apps.conftest import Outcome
@@ -44,7 +47,7 @@ def test_it_prints_a_line_a_picture_or_json(cut: Any, pictures: Path, tiny: Path
     assert done.code == 0
     assert len(done.lines) == 3
     assert "0.png: 1 mask: " in done.lines[0]
-    assert "% (IoU 0." in done.lines[0]
+    assert "% (score 0." in done.lines[0]
     done = cut(pictures / "1.png", "--box", "2,14,15,27", "--box", "25,1,36,12", "--json")
     entry = json.loads(done.lines[0])
     found = segment(pictures / "1.png", boxes=[(2, 14, 15, 27), (25, 1, 36, 12)], model=str(tiny))
@@ -100,6 +103,28 @@ def test_what_fails_is_named_and_the_rest_is_done(cut: Any, pictures: Path, tmp_
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
 
 
+def test_words_are_handed_on_and_scores_say_what_they_are(
+    cut: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_in_picture(text: str, _segmenter: Any) -> Any:
+        def ask(_features: Any, size: Any, source: Any) -> Masks:
+            return Masks.from_dense(source.name, np.ones((1, *size.tolist())), [text], np.array([0.75]))
+
+        ask.score_kind = "probability"  # type: ignore[attr-defined]
+        return ask
+
+    monkeypatch.setitem(sys.modules, "percepta.tasks.words", SimpleNamespace(find_in_picture=find_in_picture))
+    done = cut(pictures, "--text", "the ball", "-o", tmp_path / "out", "--json")
+    assert done.code == 0
+    entries = [json.loads(line) for line in done.lines]
+    assert {entry["score_kind"] for entry in entries} == {"probability"}
+    assert [entry["masks"][0]["name"] for entry in entries] == ["the ball"] * 3
+    assert (tmp_path / "out" / "classes.txt").read_text() == "the ball\n"
+    other = cut(pictures, "--text", "the cube", "-o", tmp_path / "out", "--resume")
+    assert "text 'the ball'" in other.err
+    assert other.code == 2
+
+
 def test_two_pictures_of_one_name_are_kept_apart(cut: Any, tmp_path: Path) -> None:
     for part in ("a", "b"):
         tiny_sam2.folder(tmp_path / part, 1)
@@ -110,7 +135,7 @@ def test_two_pictures_of_one_name_are_kept_apart(cut: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "segment needs --point, --box, --mask or"),
+        ([], "segment needs --point, --box, --mask, --text or"),
         (["--point", "8"], "--point must be 2 to 4 numbers with commas; got '8'"),
         (["--point", "8,20,3"], "--point must be X,Y, then a label 0 or 1"),
         (["--point", "8,20,1,2"], "objects of --point must be numbered 1, 2, ...; got 2"),

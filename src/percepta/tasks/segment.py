@@ -34,6 +34,7 @@ from percepta.tasks.encoder import Encoder
 NANO = "sam2-nano"
 THING = "object"  # the name of what was asked for without words
 SCORE_KIND = "predicted IoU (the model's own estimate, not calibrated)"
+WORDS = ("percepta.tasks.words", "percepta.tasks.word_finding")  # where words are understood; imported when needed
 FED = 10.0  # the logit of a pixel inside a mask that is given as a prompt
 Size = tuple[int, int]
 Asked = Callable[[Any, Tensor, Source], Masks]
@@ -67,14 +68,14 @@ def segment(  # noqa: PLR0913 (the front door)
         text: what to look for, in words.
         everything: all objects, without prompts; fields of `EverythingSettings` as a dictionary, such as
             {"points_per_side": 16, "clean_area": 100}.
-        model: a name or a loaded model.
+        model, weights: a name or a loaded model; a file or folder for a name.
         multimask: None gives one mask an object (of a single click the best of three by predicted IoU), True all three
             alternatives, False the model's single mask.
-        weights: a file or folder for the model's name.
         on_error: "collect" (see `failures` of the stream) or "raise" (BadMedia). One picture always raises.
 
     Returns:
-        Masks whose scores are the IoU that the model predicts for each of them, 0 to 1, not calibrated.
+        Masks whose scores are the IoU that the model predicts for each, 0 to 1, not calibrated; of words, how likely each
+        is what was asked for. `score_kind` of a stream says so.
 
     Raises:
         BadInput: no prompt or several kinds that exclude each other, a prompt outside the picture, a box without area,
@@ -94,11 +95,8 @@ def segment(  # noqa: PLR0913 (the front door)
     else:
         ask = _everything(segmenter, everything)
     stream = segmenter.over(inputs, ask, prompts, batch_size, "raise" if one else on_error)
-    if not one:
-        return stream
-    found = next(iter(stream))
-    stream.close()
-    return found
+    stream.score_kind = getattr(ask, "score_kind", SCORE_KIND)  # type: ignore[attr-defined]
+    return next(iter(stream)) if one else stream
 
 
 def _check_one(ways: Mapping[str, Any]) -> None:
@@ -127,10 +125,12 @@ def by_words(what: str) -> Any:
 
     Raises: BadInput where there is none.
     """
-    try:
-        return getattr(importlib.import_module("percepta.tasks.words"), what)
-    except (ModuleNotFoundError, AttributeError):
-        raise BadInput("text is not understood yet; point at things with points, boxes or masks.") from None
+    for home in WORDS:
+        try:
+            return getattr(importlib.import_module(home), what)
+        except (ModuleNotFoundError, AttributeError):
+            continue
+    raise BadInput("text is not understood here yet; point at things with points, boxes or masks.")
 
 
 class Segmenter:

@@ -31,12 +31,14 @@ Examples:
   percepta segment truck.jpg --point 500,375 -o cut/
   percepta segment truck.jpg --point 500,375 --point 620,400,0 -o cut/
   percepta segment cars.jpg --box 75,275,1725,850 --box 1375,550,1650,800 -o cut/
+  percepta segment photos/ --text "the red cup" -o cups/
   percepta segment photos/ --everything -o cut/
   percepta segment truck.jpg --mask rough.png --json
 """
 LINES, COCO, CLASSES = "masks.jsonl", "coco.json", "classes.txt"
 
 Folder = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for what is cut out.")]
+Text = Annotated[str | None, typer.Option("--text", metavar="WORDS", help="What to look for; may find nothing.")]
 Everything = Annotated[bool, typer.Option("--everything", help="Cut out all that there is, without prompts.")]
 Multimask = Annotated[
     bool | None, typer.Option("--multimask/--single-mask", help="All three answers to a prompt, or the single one.")
@@ -53,6 +55,7 @@ def segment(  # noqa: PLR0913 (the options of a command)
     point: pointing.Points = None,
     box: pointing.Boxes = None,
     mask: pointing.MaskFiles = None,
+    text: Text = None,
     everything: Everything = False,
     multimask: Multimask = None,
     out: Folder = None,
@@ -67,31 +70,32 @@ def segment(  # noqa: PLR0913 (the options of a command)
     resume: Resume = False,
     debug: Debug = False,
 ) -> None:
-    """Cut objects out of pictures, by clicks, boxes or rough masks.
+    """Cut objects out of pictures, by clicks, boxes, rough masks or words.
 
     With -o a folder gets overlays, masks as PNG, and COCO and YOLO files. A score is the IoU that the model predicts
-    for its own mask, from 0 to 1; it is not calibrated."""
+    for its own mask, from 0 to 1, not calibrated; with --text the probability that it is what was asked for."""
     from percepta.tasks.segment import segment as run
 
     if resume and out is None:
         raise BadInput("--resume needs -o DIR, the output to go on with.")
     given = pointing.prompts(point, box, mask)
     sources = common.gather(inputs, limit)
-    if not any(given.values()) and not everything:
-        raise BadInput("segment needs --point, --box, --mask or --everything.")
+    if not any(given.values()) and not everything and text is None:
+        raise BadInput("segment needs --point, --box, --mask, --text or --everything.")
     loaded = Settings(model, weights, device, dtype, batch_size).load()
-    writer = None if out is None else CutFolder(out, given, _made_with(loaded, given, everything, multimask))
+    writer = None if out is None else CutFolder(out, given, _made_with(loaded, given, text, everything, multimask))
     todo = sources if writer is None else writer.todo(sources, overwrite, resume)
     if common.say_resumed(sources, todo):
         return
-    stream: Any = run(todo, **given, everything=everything, model=loaded, multimask=multimask, batch_size=batch_size)
+    asked: dict[str, Any] = {"text": text, "everything": everything, "multimask": multimask}
+    stream: Any = run(todo, **given, **asked, model=loaded, batch_size=batch_size)
     places = common.by_name(todo)
     try:
         for result in stream.watched(common.progress("segment")):
             if writer is not None:
-                writer.write(places[result.source], result)
+                writer.write(places[result.source], result, stream.score_kind)
             if as_json:
-                print(json.dumps(entry_of(result)), flush=True)
+                print(json.dumps(entry_of(result, stream.score_kind)), flush=True)
             elif writer is None:
                 print(line_of(result), flush=True)
     finally:
@@ -100,21 +104,19 @@ def segment(  # noqa: PLR0913 (the options of a command)
     common.finish(stream.failures)
 
 
-def entry_of(result: Any) -> dict[str, Any]:
-    """One result as JSON: masks with box, area and predicted IoU."""
-    from percepta.tasks.segment import SCORE_KIND
-
+def entry_of(result: Any, score_kind: str) -> dict[str, Any]:
+    """One result as JSON: masks with box, area and score."""
     entry = result.to_dict()
     for row, box, area in zip(entry["masks"], result.boxes().xyxy.tolist(), result.area.tolist(), strict=True):
         row |= {"xyxy": box, "area": area}
-    return entry | {"score_kind": SCORE_KIND}
+    return entry | {"score_kind": score_kind}
 
 
 def line_of(result: Any, count: int = 3) -> str:
-    """One result for people: the largest masks with their share of the picture and predicted IoU."""
+    """One result for people: the largest masks with their share of the picture and score."""
     pixels = max(1, result.size[0] * result.size[1])
     rows = sorted(range(len(result)), key=lambda row: -result.area[row])
-    told = [f"{100 * result.area[row] / pixels:.1f} % (IoU {result.scores[row]:.2f})" for row in rows[:count]]
+    told = [f"{100 * result.area[row] / pixels:.1f} % (score {result.scores[row]:.2f})" for row in rows[:count]]
     more = f" and {len(rows) - count} more" if len(rows) > count else ""
     return f"{common.shown(result.source)}: {common.counted(len(rows), 'mask')}: {', '.join(told) or 'none'}{more}"
 
@@ -159,7 +161,7 @@ class CutFolder:
             done.append(entry["source"])
         return common.left_of(sources, done)
 
-    def write(self, source: Any, result: Any) -> None:
+    def write(self, source: Any, result: Any, score_kind: str) -> None:
         """Write overlay, masks and labels of one picture."""
         from PIL import Image
 
@@ -174,7 +176,7 @@ class CutFolder:
         for number, mask in enumerate(result, start=1):
             Image.fromarray(mask).save(self.folder / "masks" / f"{stem}.{number}.png")
         with (self.folder / LINES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry_of(result) | {"made_with": self.made_with}) + "\n")
+            file.write(json.dumps(entry_of(result, score_kind) | {"made_with": self.made_with}) + "\n")
         self._count += 1
 
     def finish(self) -> None:
@@ -233,11 +235,17 @@ def _masks_of(entry: dict[str, Any]) -> Any:
     return Masks(plain.source, plain.size, plain.counts, tuple(row["name"] for row in rows), scores)
 
 
-def _made_with(model: Any, given: dict[str, Any], everything: bool, multimask: bool | None) -> str:
+def _made_with(model: Any, given: dict[str, Any], text: str | None, everything: bool, multimask: bool | None) -> str:
     """What masks depend on, in words on one line."""
     from percepta.running.fingerprint import made_with
 
     made = made_with(model)
-    asked = "everything" if everything else json.dumps({key: value for key, value in given.items() if value})
+    asked = (
+        "everything"
+        if everything
+        else f"text {text!r}"
+        if text
+        else json.dumps({key: value for key, value in given.items() if value})
+    )
     answers = {None: "", True: ", all three answers", False: ", the single answer"}[multimask]
     return f"{made['model']} ({made['weights']}, {made['dtype']}), {asked}{answers}"

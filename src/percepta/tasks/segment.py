@@ -74,7 +74,7 @@ def segment(  # noqa: PLR0913 (the front door)
         on_error: "collect" (see `failures` of the stream) or "raise" (BadMedia). One picture always raises.
 
     Returns:
-        Masks whose scores are the IoU that the model predicts for each, 0 to 1, not calibrated; of words, how likely each
+        Masks; scores are the IoU that the model predicts for each, 0 to 1, not calibrated; of words, how likely each
         is what was asked for. `score_kind` of a stream says so.
 
     Raises:

@@ -75,7 +75,7 @@ HANDLERS = {
 }
 """What runs a case, by its kind."""
 
-SLOW: set[str] = set()
+SLOW = {"sam2-pipeline-tiny21", "sam2-video-tiny21"}
 """Stems of cases that take more than 20 seconds."""
 
 pytestmark = pytest.mark.skipif(not CASES, reason=f"no goldens in {FOLDER}")

@@ -56,6 +56,17 @@ def test_only_the_best_mask_is_taught_but_every_quality() -> None:
     assert losses.best[0] == 1.0
 
 
+def test_a_share_for_the_other_masks_teaches_all_of_them() -> None:
+    logits, iou, score, truth = given()
+    logits.requires_grad_(True)
+    plain, shared = (segmentation_losses(logits, iou, score, truth, LossRecipe(others=share)) for share in (0.0, 0.5))
+    every = torch.stack([segmentation_losses(logits[:, [n]], iou[:, [n]], score, truth).dice for n in range(3)])
+    torch.testing.assert_close(shared.dice, plain.dice + 0.5 * every.mean(0))
+    shared.mask.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.flatten(2).any(2).sum(1).tolist() == [3, 3, 0, 3]
+
+
 def test_what_is_not_there_has_no_mask_but_a_presence() -> None:
     logits, iou, score, truth = given(1)
     losses = segmentation_losses(logits, iou, score, truth)

@@ -23,6 +23,8 @@ class LossRecipe:
         presence_alpha, presence_gamma: the same for presence; -1 and 0 are plain binary cross entropy.
         all_qualities: teach the quality of every mask, not only of the best.
         absolute_quality: the absolute error of the quality, else its square.
+        others: share of the loss of pixels that all masks of a prompt have together, beside the best one; 0 in the paper.
+            Where prompts are not ambiguous it keeps every mask good, and little depends on choosing among them.
         side: rows and columns at which masks are compared; 0 for the model's input size, as the paper does.
     """
 
@@ -38,10 +40,11 @@ class LossRecipe:
     presence_gamma: float = 0.0
     all_qualities: bool = True
     absolute_quality: bool = True
+    others: float = 0.0
     side: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("mask", "dice", "iou", "presence", "focal_gamma", "presence_gamma", "side"):
+        for name in ("mask", "dice", "iou", "presence", "focal_gamma", "presence_gamma", "others", "side"):
             if getattr(self, name) < 0:
                 raise out_of_range(name, getattr(self, name), "0 or more", "loss")
 

@@ -22,7 +22,7 @@ class StepLosses(NamedTuple):
     """One prompt of N objects: (N,) float32 each; the first three are 0 where the object is not there.
 
     Attributes:
-        mask, dice: of the best mask.
+        mask, dice: of the best mask, and of all of them together as far as the settings say.
         iou: error of the predicted quality.
         presence: of the object's score.
         best: (N,) true IoU of the best mask, without gradient; 0 where the object is not there.
@@ -95,7 +95,11 @@ def segmentation_losses(
     def of_best(values: Tensor) -> Tensor:
         return values.gather(1, best)[:, 0] * there
 
-    return StepLosses(of_best(focal), of_best(dice), quality * there, presence, of_best(real))
+    mask, overlap = of_best(focal), of_best(dice)
+    if settings.others:
+        mask = mask + settings.others * focal.mean(1) * there
+        overlap = overlap + settings.others * dice.mean(1) * there
+    return StepLosses(mask, overlap, quality * there, presence, of_best(real))
 
 
 class LossSums(NamedTuple):

@@ -23,7 +23,7 @@ class LossRecipe:
         presence_alpha, presence_gamma: the same for presence; -1 and 0 are plain binary cross entropy.
         all_qualities: teach the quality of every mask, not only of the best.
         absolute_quality: the absolute error of the quality, else its square.
-        others: share of the loss of pixels that all masks of a prompt have together, beside the best one; 0 in the paper.
+        others: share of the loss of pixels that all masks of a prompt have together, beside the best one (paper: 0).
             Where prompts are not ambiguous it keeps every mask good, and little depends on choosing among them.
         side: rows and columns at which masks are compared; 0 for the model's input size, as the paper does.
     """

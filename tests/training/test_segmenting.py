@@ -11,13 +11,14 @@ from test_interaction import SMALL
 
 import percepta
 from percepta.errors import BadInput
+from percepta.models.sam2.bank import Recollection
 from percepta.training import make_recipe, read_records, run
 from percepta.training.data import Mixture
 from percepta.training.loop import STATE_FILE
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
 from percepta.training.segment_validation import validate_segmentation
-from percepta.training.segmenting import SegmentLearner, segment_inputs
+from percepta.training.segmenting import SegmentLearner, renew_memory, segment_inputs
 from percepta.training.sources import Part
 
 PICTURES = {"scene_masks": {"size": 64, "pool": 16, "objects": 2, "augment": {}}}
@@ -170,3 +171,27 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         run(recipe(tmp_path, {**PICTURES, **CLIPS, "mixing": "within"}, evaluate_every=0))
     with pytest.raises(BadInput, match="leave out stages"):
         run(recipe(tmp_path, PICTURES, stages=[{"share": 1, "image_size": 64}]))
+
+
+def test_a_new_memory_counts_beside_large_features() -> None:
+    """Beside features of size 20, what memories say of an object is lost, unless they are made for them."""
+    torch.manual_seed(0)
+    differences = {}
+    for size in (1.0, 20.0):
+        model = percepta.build("sam2-nano", **SMALL).eval()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        renew_memory(model, percepta.build("sam2-nano", **SMALL), size)
+        changed = {
+            name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+        }
+        assert changed == {"memory_attention", "memory_encoder", "memory_times", "absent", "pointer_time"}
+        coarse = 20 * torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(1))
+        logits = torch.full((2, 1, 64, 64), -10.0)
+        logits[0, :, :32], logits[1, :, 32:] = 10.0, 10.0
+        with torch.no_grad():
+            memory = model.remember(coarse, logits, torch.ones(2, 1), prompted=True)
+            image = model.condition(coarse, [Recollection([(memory, 6)], [(torch.randn(2, 32), 1)])], 8)
+        differences[size] = float((image[0] - image[1]).std())
+        scale = float(image.std())
+        assert scale == pytest.approx(size, rel=0.5)
+    assert differences[20.0] > 5 * differences[1.0]

@@ -255,6 +255,8 @@ class Interaction:
                 given = click if given is None else given.then(click)
                 fed = heads.logits.clamp(-FED_BACK, FED_BACK)
             alternatives = given is None or given.labels.shape[1] <= 1
+            if frame not in plan.prompts:
+                alternatives = alternatives and self.model.config.tracking_alternatives
             points, labels = (None, None) if given is None else given
             heads = self.model.heads(image, features, points, labels, fed, alternatives)
             clicked = number + (kind == "click")

@@ -61,6 +61,8 @@ class SegmentRecipe:
         corrected_frames: the most frames that are corrected, the prompted ones among them.
         clicks: corrections of each corrected frame, after its prompt.
         from_truth: probability that a correction is anywhere in the object instead of in an error.
+        fresh_memory: begin with new weights of the memory, scaled for features of this typical size; 0 keeps what is
+            loaded. A model that has seen only pictures may have large features, beside which memories count nothing.
         validation_clicks: numbers of clicks after which held-out pictures are scored.
         loss: what is minimised.
     """
@@ -75,6 +77,7 @@ class SegmentRecipe:
     corrected_frames: int = 2
     clicks: int = 7
     from_truth: float = 0.1
+    fresh_memory: float = 0.0
     validation_clicks: tuple[int, ...] = (1, 5)
     loss: LossRecipe = field(default_factory=LossRecipe)
 
@@ -82,7 +85,13 @@ class SegmentRecipe:
         for name in ("points", "boxes", "from_truth", "box_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise out_of_range(name, getattr(self, name), "between 0 and 1", "segment")
-        for name, least in (("prompted_frames", 1), ("corrected_frames", 0), ("clicks", 0), ("box_limit", 0)):
+        for name, least in (
+            ("prompted_frames", 1),
+            ("corrected_frames", 0),
+            ("clicks", 0),
+            ("fresh_memory", 0),
+            ("box_limit", 0),
+        ):
             if getattr(self, name) < least:
                 raise out_of_range(name, getattr(self, name), f"{least} or more", "segment")
         if min(self.validation_clicks, default=1) < 1:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from percepta.errors import BadInput
+from percepta.running.loading import build
 from percepta.training.annotated_augmentation import vary_annotated
 from percepta.training.data import Batch
 from percepta.training.draws import number_of
@@ -127,11 +128,34 @@ class SegmentLearner(nn.Module):
         return 0 * torch.stack([weight.sum() for weight in self.model.parameters() if weight.requires_grad]).sum()
 
 
+@torch.no_grad()
+def renew_memory(model: Any, fresh: Any, size: float) -> None:
+    """Give a model the memory of a fresh one, scaled for features of the typical size `size`.
+
+    What the memory adds to features grows with them, and what it takes from them is made smaller; otherwise its
+    attention would leave large features as they are, and say nothing of the object.
+    """
+    parts = ("memory_attention", "memory_encoder", "pointer_time")
+    new = {
+        name: value for name, value in fresh.state_dict().items() if name.startswith((*parts, "memory_times", "absent"))
+    }
+    model.load_state_dict(new, strict=False)
+    for layer in model.memory_attention.layers:
+        for linear in (layer.self_attention.proj, layer.memory_attention.proj, layer.contract):
+            linear.weight.mul_(size)
+            linear.bias.mul_(size)
+    model.memory_attention.norm.weight.mul_(size)
+    model.memory_encoder.map_proj.weight.div_(size)
+
+
 class Segment:
     """See `Objective`; the model is a Sam2."""
 
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:
         self.recipe, self.model, self.ranks = recipe, model, ranks
+        if recipe.segment is not None and recipe.segment.fresh_memory:
+            torch.manual_seed(number_of(recipe.seed, "memory"))
+            renew_memory(model, build(recipe.model, **recipe.model_overrides), recipe.segment.fresh_memory)
         self.learner = SegmentLearner(model, recipe, ranks)
         if recipe.stages:
             raise BadInput("the objective segment trains at the model's own size; leave out stages.")

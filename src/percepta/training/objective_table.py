@@ -7,7 +7,7 @@ has parameters is trained too, but not part of the result. Inputs are made of a 
 pictures and whatever the objective reads beside them (captions, labels, masks). A new kind of sample is a recipe class
 in `data_recipe` (field of `DataRecipe`, name in `SOURCE_NAMES`), a source class in `sources` or beside it (line in
 `SOURCES` or `ANNOTATED_SOURCES`), and if need be a field of `Part`. All random draws come from generators seeded by
-`number_of(seed, step, ...)` or from torch's own, which the loop seeds before every `forward`: so a resumed run is exact.
+`number_of(seed, step, ...)`, or from torch's own, which the loop seeds before every `forward`; a resumed run is exact.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def test_what_fails_is_named_and_the_rest_is_done(cut: Any, pictures: Path, tmp_
 def test_words_are_handed_on_and_scores_say_what_they_are(
     cut: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find_in_picture(text: str, _segmenter: Any) -> Any:
+    def find_in_picture(text: str, _segmenter: Any, _encoder: Any) -> Any:
         def ask(_features: Any, size: Any, source: Any) -> Masks:
             return Masks.from_dense(source.name, np.ones((1, *size.tolist())), [text], np.array([0.75]))
 

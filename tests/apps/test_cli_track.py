@@ -167,9 +167,9 @@ def test_a_folder_with_a_corrupt_frame(follow: Any, tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         ([*BALL], "track needs -o DIR for its video, masks and table, or --json"),
-        (["--json"], "track needs --point, --box or --mask"),
+        (["--json"], "track needs --text, or --point, --box or --mask"),
         ([*BALL, "--json", "--resume"], "--resume needs -o DIR"),
-        ([*BALL, "-o", "out", "--resume"], "leave out --point, --box and --mask"),
+        ([*BALL, "-o", "out", "--resume"], "leave out what points"),
         (["-o", "out", "--resume"], "'out' holds no session to resume"),
         ([*BALL, "--json", "--frame", "99"], "must be 0 to 16; got 99"),
         ([*BALL, "--json", "--frame", "now"], "a time must be seconds"),

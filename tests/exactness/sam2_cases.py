@@ -60,6 +60,7 @@ def sam2_config(model: dict[str, Any]) -> dict[str, Any]:
         "prompted_limit": settings["max_cond_frames_in_attn"],
         "memory_stride": settings["memory_temporal_stride_for_eval"],
         "binarise_prompted": settings["binarize_mask_from_pts_for_mem_enc"],
+        "tracking_alternatives": settings["multimask_output_for_tracking"],
         "pointer_times": settings["add_tpos_enc_to_obj_ptrs"],
         "absent_memory": settings["no_obj_embed_spatial"],
         "memory_precision": predictor.get("mask_memory_dtype", "bfloat16"),

@@ -22,7 +22,7 @@ from percepta.evaluation.words import MATCH, overlap, questions
 from percepta.running.fingerprint import weights_hash
 from percepta.running.progress import Progress
 from percepta.tasks.segment import Segmenter
-from percepta.tasks.word_finding import WordFinder
+from percepta.tasks.words import WordFinder
 
 FIRST_SEED, SIZE = 960_000, 128
 

@@ -7,7 +7,6 @@ so of its three answers the one with the best predicted quality comes back, unle
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -34,7 +33,7 @@ from percepta.tasks.encoder import Encoder
 NANO = "sam2-nano"
 THING = "object"  # the name of what was asked for without words
 SCORE_KIND = "predicted IoU (the model's own estimate, not calibrated)"
-WORDS = ("percepta.tasks.words", "percepta.tasks.word_finding")  # where words are understood; imported when needed
+ENCODER = "pe-core-nano"  # what knows words
 FED = 10.0  # the logit of a pixel inside a mask that is given as a prompt
 Size = tuple[int, int]
 Asked = Callable[[Any, Tensor, Source], Masks]
@@ -55,6 +54,7 @@ def segment(  # noqa: PLR0913 (the front door)
     batch_size: int | None = None,
     on_error: str = "collect",
     weights: str | Path | None = None,
+    encoder: str | nn.Module = ENCODER,
 ) -> Masks | Stream[Masks]:
     """Masks of the objects that are pointed at; of one picture its Masks, of many a stream of Masks in order.
 
@@ -65,7 +65,7 @@ def segment(  # noqa: PLR0913 (the front door)
         labels: for each point 1 (inside, the default) or 0 (outside), nested like the points.
         boxes: (left, top, right, bottom) or several of them, each an object; a box goes with the points of its object.
         masks: (H, W) arrays or picture files of the picture's size, one an object: rough masks that are to be improved.
-        text: what to look for, in words.
+        text: what to look for, in words, such as "the red cup"; all that fits comes back, perhaps nothing.
         everything: all objects, without prompts; fields of `EverythingSettings` as a dictionary, such as
             {"points_per_side": 16, "clean_area": 100}.
         model, weights: a name or a loaded model; a file or folder for a name.
@@ -85,11 +85,12 @@ def segment(  # noqa: PLR0913 (the front door)
     one = is_one(inputs)
     prompts = prompts_of(points, labels, boxes, masks)
     _check_one({"prompts": prompts, "text": text, "everything": everything})
-    find = None if text is None else by_words("find_in_picture")
     segmenter = Segmenter(model, device, dtype, weights)
     ask: Asked
-    if find is not None:
-        ask = find(text, segmenter)
+    if text is not None:
+        from percepta.tasks.words import find_in_picture
+
+        ask = find_in_picture(text, segmenter, encoder)
     elif prompts:
         ask = _by_prompts(segmenter, prompts, multimask)
     else:
@@ -117,20 +118,6 @@ def is_one(inputs: Any) -> bool:
             text != "-" and not any(sign in str(text) for sign in "*?[") and not Path(str(text)).expanduser().is_dir()
         )
     return isinstance(inputs, bytes | Image.Image) or (isinstance(inputs, np.ndarray) and inputs.ndim < 4)
-
-
-def by_words(what: str) -> Any:
-    """What finds things by words: `find_in_picture(text, segmenter)` gives what `segment` asks of every picture, and
-    `find_in_video(text, segmenter)` the `watch` of a VideoSession, whose `begin(session)` says whether anything fits.
-
-    Raises: BadInput where there is none.
-    """
-    for home in WORDS:
-        try:
-            return getattr(importlib.import_module(home), what)
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    raise BadInput("text is not understood here yet; point at things with points, boxes or masks.")
 
 
 class Segmenter:

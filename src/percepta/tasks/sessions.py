@@ -66,7 +66,7 @@ class VideoSession:
         self.frames, self.names = frames, dict[int, str]()
         self.next: int | None = None
         self.watch: Any = None
-        self._segmenter, self._settings, self._on_error = segmenter, settings, on_error
+        self.segmenter, self._settings, self._on_error = segmenter, settings, on_error
         self._folder = tempfile.TemporaryDirectory(prefix="percepta-track-")
         self.spool = Spool(Path(self._folder.name) / RESULTS)
         self._said: list[Said] = []
@@ -151,7 +151,7 @@ class VideoSession:
         self._go_back(frame)
         if object in self._waiting:
             self._session.tracked[object] = self._waiting.pop(object)
-        with self._segmenter.evaluating():
+        with self.segmenter.evaluating():
             found = self._session.clear(frame, object)
         self._note(frame, object, None)
         self._show(found)
@@ -231,7 +231,7 @@ class VideoSession:
             self._admit(frame, False)
             if self._session.tracked:
                 walk = walk or self._session.propagate(start=frame)
-                with self._segmenter.evaluating():
+                with self.segmenter.evaluating():
                     found = next(walk, None)
                 if found is None:
                     return
@@ -260,7 +260,7 @@ class VideoSession:
             self._admit(start, True)
             walk = self._session.propagate(start=start, reverse=True)
             for frame in range(start, -1 if stop is None else stop, -1):
-                with self._segmenter.evaluating():
+                with self.segmenter.evaluating():
                     found = next(walk, None)
                 if found is None:
                     return
@@ -278,8 +278,8 @@ class VideoSession:
 
     def _fresh(self) -> Any:
         """A session of the model without objects."""
-        model, length = self._segmenter.model, self.frames.length
-        frames: Any = _Prepared(self.frames, self._segmenter) if length is not None else self._flow()
+        model, length = self.segmenter.model, self.frames.length
+        frames: Any = _Prepared(self.frames, self.segmenter) if length is not None else self._flow()
         return model.session(frames, size=self.frames.size, **self._settings)
 
     def _flow(self) -> Iterator[Tensor]:
@@ -292,7 +292,7 @@ class VideoSession:
                 picture = self.frames[frame]
             except IndexError:
                 return
-            yield self._segmenter.frame(picture)
+            yield self.segmenter.frame(picture)
 
     def _admit(self, frame: int, reverse: bool) -> None:
         """Let take part the objects whose first prompt, in this direction, is reached."""
@@ -412,7 +412,7 @@ class VideoSession:
 
     def _tell(self, frame: int, number: int, prompt: Prompt) -> Any:
         """Give a prompt to the model; returns what it makes of the frame."""
-        with self._segmenter.evaluating():
+        with self.segmenter.evaluating():
             if prompt.mask is not None:
                 found = self._session.add_mask(frame, number, np.ascontiguousarray(prompt.mask))
                 if not len(prompt.points) and prompt.box is None:
@@ -456,7 +456,7 @@ class VideoSession:
             return
         walk = self._session.propagate(start=start, max_frames=frame - start)
         for number in range(start, frame + 1):
-            with self._segmenter.evaluating():
+            with self.segmenter.evaluating():
                 self._corrected(next(walk))
             self._visited = number
             self._admit(number + 1, False)
@@ -476,7 +476,7 @@ class VideoSession:
             return self._tell(said.frame, said.object, said.prompt)
         if said.object not in self._session.tracked:
             return None
-        with self._segmenter.evaluating():
+        with self.segmenter.evaluating():
             return self._session.clear(said.frame, said.object)
 
     def _keep(self) -> None:
@@ -505,13 +505,14 @@ class VideoSession:
         self.spool.flush()
         state = self._state()
         about = {"schema": SCHEMA, "source": self.frames.name, "size": list(self.frames.size)}
-        about |= {"length": self.frames.length, "made_with": made_with(self._segmenter.model), "next": self.next}
+        about |= {"length": self.frames.length, "made_with": made_with(self.segmenter.model), "next": self.next}
         about |= {"visited": self._visited, "names": {str(key): name for key, name in self.names.items()}}
         about |= {
             "spooled": self.spool.length,
             "last_object": self._last_object,
             "said": [to_json(said) for said in self._said],
         }
+        about |= {"watch": None if self.watch is None else self.watch.state()}
         write_safetensors(home / STATE, state["tensors"], about | {"settings": self._settings, "facts": state["facts"]})
         return Path(folder)
 
@@ -532,7 +533,7 @@ class VideoSession:
                 f"the session in {str(folder)!r} is of {about['length']} frames of {width}x{height}, and "
                 f"{self.frames.name} has {self.frames.length} of {wide}x{tall}; resume with the same video."
             )
-        before, now = about["made_with"], made_with(self._segmenter.model)
+        before, now = about["made_with"], made_with(self.segmenter.model)
         if before != now:
             told = [f"{made['model']} ({made['weights']}, {made['dtype']})" for made in (before, now)]
             raise BadInput(f"the session in {str(folder)!r} was made with {told[0]}, and now it is {told[1]}.")
@@ -547,6 +548,10 @@ class VideoSession:
             self._wait(number)
         self.spool.close()
         self.spool = Spool(home / RESULTS, about["spooled"])
+        if about.get("watch"):
+            from percepta.tasks.words_in_video import WordWatch
+
+            self.watch = WordWatch.resumed(about["watch"], self.segmenter)
 
     def _state(self) -> dict[str, Any]:
         """The model's state with the objects that wait."""

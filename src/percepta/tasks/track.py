@@ -17,7 +17,7 @@ from percepta.errors import BadInput, one_of
 from percepta.media import open_frames
 from percepta.results import Tracks
 from percepta.running.feed import ON_ERROR
-from percepta.tasks.segment import NANO, Segmenter, by_words, prompts_of
+from percepta.tasks.segment import ENCODER, NANO, Segmenter, prompts_of
 from percepta.tasks.sessions import VideoSession
 
 
@@ -41,6 +41,7 @@ def track(  # noqa: PLR0913 (the front door)
     dtype: torch.dtype | str | None = None,
     on_error: str = "collect",
     weights: str | Path | None = None,
+    encoder: str | nn.Module = ENCODER,
 ) -> Tracks | VideoSession:
     """Follow objects through a video: with prompts to its end at once, without as a session to work with.
 
@@ -48,7 +49,8 @@ def track(  # noqa: PLR0913 (the front door)
         video: a file, a folder of pictures, a list or array of frames, or an iterator of pictures, which may be endless
             (then as a session); see `open_frames`.
         points, labels, boxes, masks: as of `segment`, in the frame number `frame`; each object gets a number from 1.
-        text: what to look for, in words.
+        text: what to look for, in words; what fits is followed, looked at again over time, let go where it turns out to
+            be something else, and looked for again while nothing is followed. Perhaps nothing fits.
         both: with prompts, go back from `frame` to the beginning too.
         rate: frames a second of what carries no times, such as a folder.
         memory: "bounded" keeps what later frames can look at; "all" keeps everything, for a short video.
@@ -57,7 +59,7 @@ def track(  # noqa: PLR0913 (the front door)
         fill_holes: fill holes of up to this many pixels of a mask at a quarter of the model's input size.
         resume: a folder in which a session was saved, to go on with.
         on_error: "collect" leaves out frames that cannot be read, and warns; "raise" stops there (BadMedia).
-        model, device, dtype, weights: as of `segment`.
+        model, device, dtype, weights, encoder: as of `segment`.
 
     Returns:
         Tracks, whose scores are the probability that the object is seen, not calibrated; or a VideoSession.
@@ -69,18 +71,26 @@ def track(  # noqa: PLR0913 (the front door)
     prompts = prompts_of(points, labels, boxes, masks)
     if text is not None and prompts:
         raise BadInput("track needs points, boxes or masks, or text, not both.")
-    find = None if text is None else by_words("find_in_video")
     segmenter = Segmenter(model, device, dtype, weights)
     settings = {"memory": memory, "corrections": corrections, "non_overlap": non_overlap, "fill_holes": fill_holes}
     session = _open(segmenter, video, rate, settings, on_error, resume)
-    if find is None and not prompts:
+    if text is None and not prompts:
         return session
     with session:
-        if find is not None:
-            session.watch = find(text, segmenter)
-            if not session.watch.begin(session) and session.frames.length is not None:
-                return session.tracks()  # nothing fits anywhere
+        if text is not None and not look_for(session, text, encoder) and session.frames.length is not None:
+            return session.tracks()  # nothing fits anywhere
         return _all(session, prompts, frame, both)
+
+
+def look_for(session: VideoSession, text: str, encoder: str | nn.Module = ENCODER) -> bool:
+    """Point at what fits words, and look again while it is followed (`session.watch`); whether anything fits so far.
+
+    Raises: BadInput for an encoder without words.
+    """
+    from percepta.tasks.words_in_video import find_in_video
+
+    session.watch = find_in_video(text, session.segmenter, encoder)
+    return bool(session.watch.begin(session))
 
 
 def _open(

@@ -10,7 +10,7 @@ import typer
 
 from percepta.errors import BadInput
 
-NANO = "sam2-nano"
+NANO, ENCODER = "sam2-nano", "pe-core-nano"
 
 Points = Annotated[
     list[str] | None,
@@ -28,6 +28,9 @@ MaskFiles = Annotated[
     list[Path] | None,
     typer.Option("--mask", metavar="FILE", help="A picture of a mask, bright inside; each is an object. Repeatable."),
 ]
+
+Text = Annotated[str | None, typer.Option("--text", metavar="WORDS", help="What to look for; may find nothing.")]
+EncoderName = Annotated[str, typer.Option("--encoder", metavar="NAME", help="What knows words, for --text.")]
 
 
 def prompts(points: Sequence[str] | None, boxes: Sequence[str] | None, masks: Sequence[Path] | None) -> dict[str, Any]:

@@ -38,7 +38,6 @@ Examples:
 LINES, COCO, CLASSES = "masks.jsonl", "coco.json", "classes.txt"
 
 Folder = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for what is cut out.")]
-Text = Annotated[str | None, typer.Option("--text", metavar="WORDS", help="What to look for; may find nothing.")]
 Everything = Annotated[bool, typer.Option("--everything", help="Cut out all that there is, without prompts.")]
 Multimask = Annotated[
     bool | None, typer.Option("--multimask/--single-mask", help="All three answers to a prompt, or the single one.")
@@ -55,7 +54,8 @@ def segment(  # noqa: PLR0913 (the options of a command)
     point: pointing.Points = None,
     box: pointing.Boxes = None,
     mask: pointing.MaskFiles = None,
-    text: Text = None,
+    text: pointing.Text = None,
+    encoder: pointing.EncoderName = pointing.ENCODER,
     everything: Everything = False,
     multimask: Multimask = None,
     out: Folder = None,
@@ -87,7 +87,7 @@ def segment(  # noqa: PLR0913 (the options of a command)
     todo = sources if writer is None else writer.todo(sources, overwrite, resume)
     if common.say_resumed(sources, todo):
         return
-    asked: dict[str, Any] = {"text": text, "everything": everything, "multimask": multimask}
+    asked: dict[str, Any] = {"text": text, "everything": everything, "multimask": multimask, "encoder": encoder}
     stream: Any = run(todo, **given, **asked, model=loaded, batch_size=batch_size)
     places = common.by_name(todo)
     try:

@@ -19,6 +19,7 @@ from percepta.errors import BadInput
 EXAMPLES = """\b
 Examples:
   percepta track field.mp4 --point 412,233 -o cow/
+  percepta track field.mp4 "the brown cow" -o cow/
   percepta track field.mp4 --box 75,275,725,850 --box 375,550,650,800 --frame 120 -o cows/
   percepta track field.mp4 -o cow/ --resume
   percepta track frames/ --mask first.png --rate 24 -o thing/
@@ -28,6 +29,7 @@ SHOWN = 10  # damaged frames that are named
 
 Folder = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for video, masks and table.")]
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or a folder of its frames as pictures.")]
+Words = Annotated[str | None, typer.Argument(metavar="[WORDS]", help="What to look for; the same as --text.")]
 At = Annotated[str, typer.Option("--frame", metavar="N|TIME", help="Where the prompts are, such as 120 or 00:05.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="N|TIME", help="Stop before this frame or time.")]
 Both = Annotated[bool, typer.Option("--both", help="From --frame back to the beginning too.")]
@@ -46,9 +48,12 @@ def register(app: typer.Typer) -> None:
 
 def track(  # noqa: PLR0913 (the options of a command)
     video: Video,
+    words: Words = None,
     point: pointing.Points = None,
     box: pointing.Boxes = None,
     mask: pointing.MaskFiles = None,
+    text: pointing.Text = None,
+    encoder: pointing.EncoderName = pointing.ENCODER,
     frame: At = "0",
     until: Until = None,
     both: Both = False,
@@ -67,17 +72,23 @@ def track(  # noqa: PLR0913 (the options of a command)
     resume: Resume = False,
     debug: Debug = False,
 ) -> None:
-    """Follow objects through a video of any length.
+    """Follow objects through a video of any length, from clicks, boxes, masks or words.
 
     With -o a folder gets a video with the objects painted on, masks (parquet and COCO) and a table of frame, time,
     box, area and score, as frames finish. Interrupt it at any time, and go on with --resume. A score is the
     probability that the object is seen, not calibrated."""
     given = pointing.prompts(point, box, mask)
-    _check(given, out, as_json, overwrite, resume)
+    if words is not None and text is not None:
+        raise BadInput("say what to look for once: as WORDS or as --text.")
+    text = words if text is None else text
+    _check({**given, "text": text}, out, as_json, overwrite, resume)
     settings = {"non_overlap": non_overlap, "fill_holes": fill_holes, "rate": rate}
     session = _open(video, Settings(model, weights, device, dtype), settings, out if resume else None)
     with session:
-        _point(session, given, frame, resume)
+        if text is not None:
+            _look_for(session, text, encoder)
+        elif not resume:
+            _point(session, given, frame)
         if both and not resume:
             _go(session.run(reverse=True), "track backwards", as_json)
         run = session.run(until=_end(session, until, limit))
@@ -97,9 +108,11 @@ def _check(given: dict[str, Any], out: Path | None, as_json: bool, overwrite: bo
     if resume and out is None:
         raise BadInput("--resume needs -o DIR, the output to go on with.")
     if resume and any(given.values()):
-        raise BadInput("--resume goes on with the prompts that it was begun with; leave out --point, --box and --mask.")
+        raise BadInput("--resume goes on with the prompts that it was begun with; leave out what points.")
     if not resume and not any(given.values()):
-        raise BadInput("track needs --point, --box or --mask, in the frame that --frame names.")
+        raise BadInput("track needs --text, or --point, --box or --mask in the frame that --frame names.")
+    if given["text"] is not None and any(value for name, value in given.items() if name != "text"):
+        raise BadInput("track needs --text, or --point, --box and --mask, not both.")
     if out is not None:
         common.check_writable(out)
         if not overwrite and not resume:
@@ -116,11 +129,18 @@ def _open(video: str, model: Settings, settings: dict[str, Any], resume: Path | 
     return run(video, model=model.load(), resume=resume, **settings)
 
 
-def _point(session: Any, given: dict[str, Any], frame: str, resume: bool) -> None:
+def _point(session: Any, given: dict[str, Any], frame: str) -> None:
     from percepta.tasks.segment import prompts_of
 
-    if not resume:
-        session.add(session.frames.frame_at(_place(frame)), prompts_of(**given))
+    session.add(session.frames.frame_at(_place(frame)), prompts_of(**given))
+
+
+def _look_for(session: Any, text: str, encoder: str) -> None:
+    """Point at what fits the words; nothing may."""
+    from percepta.tasks.track import look_for
+
+    if not look_for(session, text, encoder):
+        common.say(f"nothing in {session.frames.name} fits {text!r}; looking again as it goes on.")
 
 
 def _end(session: Any, until: str | None, limit: int | None) -> int | None:
@@ -128,7 +148,7 @@ def _end(session: Any, until: str | None, limit: int | None) -> int | None:
     if limit is not None and limit < 1:
         raise BadInput(f"--limit must be a whole number of 1 or more; got {limit}.")
     ends = [] if until is None else [session.frames.frame_at(_place(until))]
-    return min([*ends, *([] if limit is None else [session.next + limit])], default=None)
+    return min([*ends, *([] if limit is None else [(session.next or 0) + limit])], default=None)
 
 
 def _place(text: str) -> int | str:

@@ -34,6 +34,9 @@ class Sam2Config:
         prompted_limit: the most prompted frames that a frame looks at, -1 for all.
         memory_stride: every how many frames a memory is used, beside that of the frame before.
         binarise_prompted: whether the memory of a prompted frame sees the mask as 0 or 1.
+        tracking_alternatives: whether a frame without a prompt, or with one click on a frame that was tracked before,
+            is answered with the best of three masks. In a world of few things three masks cover them all, and a model
+            that trains so need not remember which one it follows: the nano model answers with one.
         pointer_times: whether pointers carry their distance in time (2.1).
         absent_memory: whether the memory of a frame without the object is marked (2.1).
         memory_precision: what stored memories are rounded to; the official code keeps bfloat16, also on a CPU.
@@ -64,6 +67,7 @@ class Sam2Config:
     prompted_limit: int = -1
     memory_stride: int = 1
     binarise_prompted: bool = True
+    tracking_alternatives: bool = True
     pointer_times: bool = True
     absent_memory: bool = True
     memory_precision: str = "bfloat16"

@@ -18,6 +18,10 @@ from percepta.layers.chunked import attend_in_blocks
 from percepta.layers.packed import runs_plain
 from percepta.models.sam2.parts import ChannelNorm, join_heads, pointwise, split_heads
 
+LOCAL = 3.0
+"""Biases of queries and keys in a fresh attention to memory. Equal and turned by their places they agree the better the
+nearer the places are: a frame begins by looking at the same place in the past, and learns what moves from there."""
+
 
 class RotaryAttention(nn.Module):
     """Attention over grids, with queries and keys turned by their places (RoPE over two axes).
@@ -81,6 +85,8 @@ class MemoryLayer(nn.Module):
         self.self_attention = RotaryAttention(width, heads, dropout=dropout)
         self.norm2 = nn.LayerNorm(width)
         self.memory_attention = RotaryAttention(width, heads, memory_width, dropout)
+        for part in (self.memory_attention.query, self.memory_attention.key):
+            nn.init.constant_(part.bias, LOCAL)
         self.norm3 = nn.LayerNorm(width)
         self.expand = nn.Linear(width, hidden)
         self.contract = nn.Linear(hidden, width)

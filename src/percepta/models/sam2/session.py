@@ -256,7 +256,7 @@ class Session:
             if not first and one.prompted:
                 seen = self._recollect(one, frame, one.visited[frame])
                 image = self.model.condition(features.coarse, [seen], pointer_reach(self.model.config, self.length))
-            multimask = clicks.labels.shape[1] <= 1
+            multimask = clicks.labels.shape[1] <= 1 and (first or self.model.config.tracking_alternatives)
             heads = self.model.heads(image, features, clicks.points, clicks.labels, fed, multimask)
         fresh[frame] = self._result(heads)[0]
         return self._gathered(frame, sticks)
@@ -382,7 +382,7 @@ class Session:
     def _track(self, group: list[TrackedObject], seen: list[Recollection], frame: int, features: Features) -> None:
         reach = pointer_reach(self.model.config, self.length)
         image = self.model.condition(features.coarse, seen, reach)
-        heads = self.model.heads(image, features)
+        heads = self.model.heads(image, features, multimask=self.model.config.tracking_alternatives)
         memory = self.model.remember(features.coarse, heads.logits, heads.object_score, prompted=False)
         for one, result, written in zip(group, self._result(heads), self._kept(memory).split(1), strict=True):
             result.memory = written

@@ -148,11 +148,12 @@ class WordFinder:
 
 def _without_doubles(masks: Masks) -> Masks:
     """Of masks that are the same object, the first."""
-    dense = masks.dense().reshape(len(masks), -1)
     kept: list[int] = []
-    for row, mask in enumerate(dense):
-        if all((mask & dense[other]).sum() < OVERLAP * (mask | dense[other]).sum() for other in kept):
+    seen: list[NDArray[np.bool_]] = []
+    for row, mask in enumerate(masks):
+        if all((mask & other).sum() < OVERLAP * (mask | other).sum() for other in seen):
             kept.append(row)
+            seen.append(mask)
     return masks.select(kept)
 
 

@@ -11,13 +11,15 @@ import pytest
 import percepta
 from percepta.catalog import cards
 
-OFFICIAL = 14
+MODELS = {"pe-*": 15, "hiera-*": 15, "mae-hiera-*": 11, "sam2*": 9}
+"""By family, toys included."""
 
 
 def test_all_official_models_and_the_toy_have_cards() -> None:
     names = percepta.list_models()
-    assert len(names) == len(set(names)) == OFFICIAL + 1
-    assert percepta.list_models("pe-*-nano") == ["pe-core-nano"]
+    assert {pattern: len(percepta.list_models(pattern)) for pattern in MODELS} == MODELS
+    assert len(names) == len(set(names)) == sum(MODELS.values())
+    assert set(percepta.list_models("*-nano")) == {"pe-core-nano", "hiera-nano", "mae-hiera-nano", "sam2-nano"}
 
 
 @pytest.mark.parametrize(

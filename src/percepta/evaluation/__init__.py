@@ -95,6 +95,7 @@ from percepta.evaluation.scenes_vos import (
 from percepta.evaluation.segmentation import evaluate_segmentation, segmentation_protocol
 from percepta.evaluation.tallies import Tally
 from percepta.evaluation.vos import evaluate_vos, follow, vos_protocol
+from percepta.evaluation.words import evaluate_scenes_words, scenes_words_protocol
 from percepta.evaluation.zero_shot import classifier, predict
 
 __all__ = [
@@ -144,6 +145,7 @@ __all__ = [
     "evaluate_scenes_tracking",
     "evaluate_scenes_video_retrieval",
     "evaluate_scenes_vos",
+    "evaluate_scenes_words",
     "evaluate_segmentation",
     "evaluate_vos",
     "evaluate_vos_interactive",
@@ -180,6 +182,7 @@ __all__ = [
     "scenes_tracking_protocol",
     "scenes_video_retrieval_protocol",
     "scenes_vos_protocol",
+    "scenes_words_protocol",
     "score_masks",
     "score_video",
     "score_videos",

@@ -24,6 +24,7 @@ from percepta.datasets.scenes import (
     make_scene,
 )
 from percepta.evaluation.protocols import Baseline, Evaluation, Protocol, measured
+from percepta.evaluation.vos import Watch
 from percepta.results import Masks
 
 FindMany = Callable[[NDArray[np.uint8], Sequence[str]], Sequence[Masks]]
@@ -49,8 +50,8 @@ def scenes_words_protocol(count: int = 300, size: int = 128, first: int = TEST_S
     )
 
 
-def evaluate_scenes_words(find: FindMany, protocol: Protocol | None = None) -> Evaluation:
-    """How often the right object comes first, and how often the answer is rightly empty."""
+def evaluate_scenes_words(find: FindMany, protocol: Protocol | None = None, watch: Watch | None = None) -> Evaluation:
+    """How often the right object comes first, and how often the answer is rightly empty; `watch` is told of every scene."""
     protocol = protocol or scenes_words_protocol()
     settings = protocol.settings
     config = SceneConfig(size=settings["size"])
@@ -59,6 +60,8 @@ def evaluate_scenes_words(find: FindMany, protocol: Protocol | None = None) -> E
     guesses: list[float] = []
     empty: dict[bool, list[float]] = {True: [], False: []}
     for number in range(settings["count"]):
+        if watch is not None:
+            watch(1)
         scene = make_scene(settings["first seed"] + number, config)
         asked = questions(scene, number)
         if asked is None:

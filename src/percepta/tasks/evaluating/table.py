@@ -16,6 +16,7 @@ from percepta.tasks.evaluating.moments import run_scenes_moments, scenes_moments
 from percepta.tasks.evaluating.nothing_here import run_cifar10_nothing_here, run_scenes_nothing_here
 from percepta.tasks.evaluating.pictures import by_layer, by_resize
 from percepta.tasks.evaluating.vos import VIDEOS, run_scenes_vos, run_vos, run_vos_interactive
+from percepta.tasks.evaluating.words import run_scenes_words
 from percepta.tasks.prompts import class_names, templates_of
 
 Data = Mapping[str, Path]
@@ -230,6 +231,11 @@ PROTOCOLS: dict[str, Evaluator] = {
         evaluation.scenes_vos_protocol,
         lambda protocol, batches, _: run_scenes_vos(protocol, batches),
         "J&F of objects in generated clips that hide them, and whether the model knows when it cannot see them",
+    ),
+    "scenes-words": _promptable(
+        evaluation.scenes_words_protocol,
+        lambda protocol, batches, _: run_scenes_words(protocol, batches),
+        "whether words find the right object of a generated scene, and nothing where nothing fits",
     ),
     "scenes-clicks": _promptable(
         evaluation.scenes_clicks_protocol,

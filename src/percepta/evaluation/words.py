@@ -51,7 +51,7 @@ def scenes_words_protocol(count: int = 300, size: int = 128, first: int = TEST_S
 
 
 def evaluate_scenes_words(find: FindMany, protocol: Protocol | None = None, watch: Watch | None = None) -> Evaluation:
-    """How often the right object comes first, and how often the answer is rightly empty; `watch` is told of every scene."""
+    """How often the right object comes first, and the answer is rightly empty; `watch` is told of each scene."""
     protocol = protocol or scenes_words_protocol()
     settings = protocol.settings
     config = SceneConfig(size=settings["size"])

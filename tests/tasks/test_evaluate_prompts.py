@@ -30,7 +30,7 @@ def model() -> Any:
 
 
 def test_which_protocols_take_prompts() -> None:
-    assert PROMPTED == ["vos", "vos-interactive", "clicks", "scenes-vos", "scenes-clicks"]
+    assert PROMPTED == ["vos", "vos-interactive", "clicks", "scenes-vos", "scenes-words", "scenes-clicks"]
     assert all(not PROTOCOLS[name].words for name in PROMPTED)
 
 

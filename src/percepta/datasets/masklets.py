@@ -34,7 +34,7 @@ class Masklets:
         kind: "manual" or "auto".
         size: (height, width) of the frames.
         frames: number of frames of the video, at 24 a second.
-        codes: [annotation][object] the run lengths as they stand in the file.
+        codes: the run lengths as they stand in the file, by annotation and then by object.
         objects: the identity of each object.
         facts: all other fields of the file, such as masklet_stability_score.
         video: the file of the video, where it lies beside.

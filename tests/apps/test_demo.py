@@ -95,6 +95,3 @@ def test_who_points_points_inside() -> None:
     square = np.zeros((9, 12), bool)
     square[2:7, 4:9] = True
     assert demo_objects.middle_of(square) == (6, 4)
-    assert demo_objects.overlap(ring, ring) == 1
-    assert demo_objects.overlap(ring & False, ring & False) == 1
-    assert demo_objects.overlap(ring, ~ring) == 0

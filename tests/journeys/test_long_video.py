@@ -25,8 +25,6 @@ from percepta.results.formats.tracks import read_tracks
 from percepta.tasks.track import track
 from tests.tasks import tiny_sam2
 
-NANO = "sam2-nano"
-packaged = pytest.mark.skipif(percepta.describe(NANO).weights != "packaged", reason="its weights are not packaged")
 SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 PEAK = """
 import itertools, resource, sys, torch
@@ -99,7 +97,6 @@ def test_peak_memory_of_three_thousand_frames(tmp_path: Path) -> None:
     assert peaks[1] <= 1.05 * peaks[0]
 
 
-@packaged
 def test_the_thing_is_followed(tmp_path: Path) -> None:
     config = scenes.SceneConfig(96)
     overlaps = []

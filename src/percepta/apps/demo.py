@@ -103,12 +103,8 @@ def run(folder: Path, settings: Settings, overwrite: bool = False) -> str:
     _label_photographs(page, encoder, made)
     say("6/7 looking into the layers")
     _show_layers(page, encoder, made)
-    pointed = ""
-    if demo_objects.available():
-        say("7/7 pointing at things and following them")
-        pointed = " " + demo_objects.point_and_follow(page, folder)
-    else:
-        demo_objects.left_out()
+    say("7/7 pointing at things and following them")
+    pointed = " " + demo_objects.point_and_follow(page, folder)
     page.failures(list(found.failures))
     page.model(encoder.name)
     total = len(made.captions)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from percepta import catalog
-from percepta.apps.cli.common import progress, say
+from percepta.apps.cli.common import progress
 from percepta.apps.report import Page
 from percepta.apps.report.page import layer_figure, layers_row, plural
 from percepta.datasets import scenes
+from percepta.evaluation.regions import jaccard
 from percepta.media import VideoReader, draw_objects, write_video
 from percepta.tasks.segment import NANO, Segmenter, segment
 from percepta.tasks.track import track
@@ -25,11 +25,6 @@ from percepta.tasks.track import track
 SIDE, SCENES, CLIPS, FRAMES, RATE = 96, 12, 2, 36, 12
 SHOWN, STRIP = 4, 6  # scenes with their masks; frames of each clip
 SHOT = 288  # pixels a side on the page
-
-
-def available() -> bool:
-    """Whether the toy has its weights in the package."""
-    return catalog.describe(NANO).weights == "packaged"
 
 
 def point_and_follow(page: Page, folder: Path, model: Any = NANO) -> str:
@@ -55,7 +50,7 @@ def _cut_out(page: Page, segmenter: Segmenter) -> float:
             seen = [mask for mask in scene.visible_masks if mask.any()]
             clicks = [middle_of(mask) for mask in seen]
             found: Any = segment(scene.picture, points=[[click] for click in clicks], model=segmenter.model)
-            shares = [overlap(mask, truth) for mask, truth in zip(found, seen, strict=True)]
+            shares = [float(jaccard(truth, mask)) for mask, truth in zip(found, seen, strict=True)]
             overlaps += shares
             if len(figures) < 2 * SHOWN:
                 tags = [f"{100 * share:.0f} %" for share in shares]
@@ -126,14 +121,8 @@ def middle_of(mask: NDArray[np.bool_]) -> tuple[int, int]:
     return int(columns[middle]) - 1, int(rows[middle]) - 1
 
 
-def overlap(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Intersection over union; 1 where both are empty."""
-    union = int((mask | truth).sum())
-    return 1.0 if union == 0 else int((mask & truth).sum()) / union
-
-
 def _overlap_of(found: Any, truth: NDArray[np.bool_]) -> float:
-    return overlap(found.dense()[0] if len(found) else np.zeros_like(truth), truth)
+    return float(jaccard(truth, found.dense()[0] if len(found) else np.zeros_like(truth)))
 
 
 def _large(picture: Image.Image) -> Image.Image:
@@ -142,8 +131,3 @@ def _large(picture: Image.Image) -> Image.Image:
 
 def _fitted(picture: Image.Image) -> Image.Image:
     return picture if picture.width <= SHOT else picture.resize((SHOT, SHOT * picture.height // picture.width))
-
-
-def left_out() -> None:
-    """Say that the chapter is missing, and why."""
-    say(f"pointing at things is left out: the weights of {NANO} are not packaged.")

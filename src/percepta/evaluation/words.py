@@ -8,7 +8,6 @@ one half or more, the likeliest first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from percepta.datasets.scenes import (
     make_scene,
 )
 from percepta.evaluation.protocols import Baseline, Evaluation, Protocol, measured
+from percepta.evaluation.regions import jaccard
 from percepta.evaluation.vos import Watch
 from percepta.results import Masks
 
@@ -68,7 +68,7 @@ def evaluate_scenes_words(find: FindMany, protocol: Protocol | None = None, watc
             continue
         wanted, there, absent, near = asked
         found, nothing = find(scene.picture, [there, absent])
-        first = bool(len(found)) and overlap(found.dense()[0], scene.visible_masks[wanted]) >= MATCH
+        first = bool(len(found)) and bool(jaccard(scene.visible_masks[wanted], next(iter(found))) >= MATCH)
         ranked.append(first)
         right.append(first and found.scores is not None and bool(found.scores[0] >= LIKELY))
         stays = not len(nothing) or (nothing.scores is not None and bool(nothing.scores[0] < LIKELY))
@@ -111,9 +111,3 @@ def questions(scene: Scene, number: int) -> tuple[int, str, str, bool] | None:
 def phrase(colour: str, shape: str) -> str:
     """Such as "an orange star"."""
     return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
-
-
-def overlap(first: Any, second: Any) -> float:
-    """IoU of two masks; 0 where both are empty."""
-    union = np.logical_or(first, second).sum()
-    return float(np.logical_and(first, second).sum() / union) if union else 0.0

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from percepta.calibration.words import Table, WordsPrior, fit_words, region_inputs
 from percepta.datasets.scenes import VERSION, SceneConfig, fingerprint, make_scene
-from percepta.evaluation.words import MATCH, overlap, questions
+from percepta.evaluation.regions import jaccard
+from percepta.evaluation.words import MATCH, questions
 from percepta.running.fingerprint import weights_hash
 from percepta.running.progress import Progress
 from percepta.tasks.segment import Segmenter
@@ -52,7 +53,7 @@ def _of_scene(finder: WordFinder, number: int) -> Iterator[tuple[Table, NDArray[
     if asked is None or not len(found.masks) or found.masks.scores is None:
         return
     wanted, there, absent, _ = asked
-    fits = np.array([overlap(mask, scene.visible_masks[wanted]) >= MATCH for mask in found.masks])
+    fits = np.array([bool(jaccard(scene.visible_masks[wanted], mask) >= MATCH) for mask in found.masks])
     share = found.masks.area / SIZE**2
     for text, outcome in ((there, fits), (absent, np.zeros(len(fits), bool))):
         yield region_inputs(finder.cosines(found, text), found.neutral, found.masks.scores, share), outcome

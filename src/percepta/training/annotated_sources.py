@@ -7,7 +7,7 @@ taught is drawn anew with each use.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +23,63 @@ from percepta.training.data_recipe import (
 )
 from percepta.training.sources import SCENE_VALIDATION_START, Order, Part, split
 
+Sample = tuple[np.ndarray, np.ndarray]
+"""Pictures (..., H, W, 3) and maps (..., H, W) of the numbers of their objects, from 1."""
+
+
+class _Worlds:
+    """Generated samples by position, new ones for ever or from a pool that is kept in memory.
+
+    Args:
+        make: a scene's seed → its sample.
+        stream: numbers the draws of a source, so that two sources of one run draw apart.
+    """
+
+    def __init__(self, make: Callable[[int], Sample], pool: int, seed: int, stream: int) -> None:
+        self.make, self.seed, self.stream = make, seed, stream
+        self.order = Order(pool, seed, stream) if pool else None
+        self.pool: dict[int, Sample] = {}
+
+    def at(self, places: np.ndarray) -> tuple[list[Sample], list[np.random.Generator]]:
+        """The samples at some places of the endless list, and what draws for each."""
+        numbers = places if self.order is None else self.order(places)
+        seeds = [int(number) for number in (self.seed * 100_003 + numbers) % SCENE_VALIDATION_START]
+        draws = [np.random.default_rng((self.seed, self.stream + 1, place)) for place in places]
+        return [self._sample(seed) for seed in seeds], draws
+
+    def heldout(self, count: int) -> list[Sample]:
+        """The first samples that are never trained on."""
+        return [self.make(SCENE_VALIDATION_START + number) for number in range(count)]
+
+    def _sample(self, seed: int) -> Sample:
+        if self.order is None:
+            return self.make(seed)
+        if seed not in self.pool:
+            self.pool[seed] = self.make(seed)
+        return self.pool[seed]
+
 
 class SceneMasksSource:
     """Pictures of the procedural world with the visible masks of their objects."""
 
     def __init__(self, recipe: SceneMasksRecipe, seed: int) -> None:
-        self.recipe, self.seed, self.first = recipe, seed, seed * 100_003
-        self.order = Order(recipe.pool, seed, stream=13) if recipe.pool else None
-        self.pool: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.recipe, self.worlds = recipe, _Worlds(self._made, recipe.pool, seed, stream=13)
 
     def part(self, position: int, rows: np.ndarray) -> Part:
         """See `Source`."""
-        places = position + rows
-        numbers = places if self.order is None else self.order(places)
-        seeds = [int(number) for number in (self.first + numbers) % SCENE_VALIDATION_START]
-        draws = [np.random.default_rng((self.seed, 14, place)) for place in places]
-        return self._part([self._scene(seed) for seed in seeds], draws)
+        return self._part(*self.worlds.at(position + rows))
 
     def heldout(self, count: int) -> Part:
         """See `Source`; every object of each picture counts."""
-        return self._part([self._made(SCENE_VALIDATION_START + number) for number in range(count)], None)
+        return self._part(self.worlds.heldout(count), None)
 
-    def _scene(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.order is None:
-            return self._made(seed)
-        if seed not in self.pool:
-            self.pool[seed] = self._made(seed)
-        return self.pool[seed]
-
-    def _made(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """A picture (H, W, 3) and a map (H, W) of the numbers of its objects, from 1."""
+    def _made(self, seed: int) -> Sample:
         from percepta.datasets.scenes import SceneConfig, make_scene
 
         scene = make_scene(seed, SceneConfig(size=self.recipe.size))
         return scene.picture, numbered(scene.visible_masks)
 
-    def _part(self, samples: Sequence[tuple[np.ndarray, np.ndarray]], draws: Any) -> Part:
+    def _part(self, samples: Sequence[Sample], draws: Any) -> Part:
         recipe = self.recipe
         pictures = np.stack([picture for picture, _ in samples])
         chosen = [
@@ -72,36 +93,23 @@ class SceneMaskletsSource:
     """Clips of the procedural world with the visible masks of their objects; pieces of longer clips."""
 
     def __init__(self, recipe: SceneMaskletsRecipe, seed: int) -> None:
-        self.recipe, self.seed, self.first = recipe, seed, seed * 100_003
-        self.order = Order(recipe.pool, seed, stream=15) if recipe.pool else None
-        self.pool: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.recipe, self.worlds = recipe, _Worlds(self._made, recipe.pool, seed, stream=15)
 
     def part(self, position: int, rows: np.ndarray) -> Part:
         """See `Source`."""
-        places = position + rows
-        numbers = places if self.order is None else self.order(places)
-        seeds = [int(number) for number in (self.first + numbers) % SCENE_VALIDATION_START]
-        draws = [np.random.default_rng((self.seed, 16, place)) for place in places]
-        return self._part([self._clip(seed) for seed in seeds], draws)
+        return self._part(*self.worlds.at(position + rows))
 
     def heldout(self, count: int) -> Part:
         """See `Source`; whole clips, as many frames as a sample has, with every object of the first frame."""
-        return self._part([self._made(SCENE_VALIDATION_START + number) for number in range(count)], None)
+        return self._part(self.worlds.heldout(count), None)
 
-    def _clip(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.order is None:
-            return self._made(seed)
-        if seed not in self.pool:
-            self.pool[seed] = self._made(seed)
-        return self.pool[seed]
-
-    def _made(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def _made(self, seed: int) -> Sample:
         from percepta.datasets.scenes import SceneConfig, make_clip
 
         clip = make_clip(seed, SceneConfig(size=self.recipe.size), self.recipe.length)
         return clip.frames, numbered(np.stack([track.visible_masks for track in clip.tracks]))
 
-    def _part(self, samples: Sequence[tuple[np.ndarray, np.ndarray]], draws: Any) -> Part:
+    def _part(self, samples: Sequence[Sample], draws: Any) -> Part:
         recipe, pictures, chosen = self.recipe, [], []
         for row, (frames, numbers) in enumerate(samples):
             draw = None if draws is None else draws[row]

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from percepta.models.sam2.bank import Remembered, pointer_reach, recollect
+from percepta.models.sam2.prompts import BOTTOM_RIGHT, INSIDE, OUTSIDE, TOP_LEFT
+from percepta.models.sam2.session import FED_BACK
 from percepta.training.segment_recipe import SegmentRecipe
 
-OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = 0, 1, 2, 3
-FED_BACK = 32.0
-"""Largest logit of an earlier mask that goes in with the next click, as in a session."""
 Prompt = Literal["mask", "box", "click"]
 
 

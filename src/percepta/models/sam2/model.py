@@ -31,10 +31,8 @@ from percepta.models.sam2.parts import (
     tokens_of,
 )
 from percepta.models.sam2.prompts import BOTTOM_RIGHT, PAD, TOP_LEFT, PromptEncoder
-from percepta.models.sam2.session import Frames, Session
+from percepta.models.sam2.session import ABSENT, Frames, Session
 
-ABSENT = -1024.0
-"""Logit of every pixel of an object that is not there."""
 TOGETHER = 8 * 64 * 64
 """Prompts times places that are decoded at once; more would only leave the cache."""
 

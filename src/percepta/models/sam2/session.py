@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Frames = Tensor | Sequence[Tensor] | Iterable[Tensor]
 ABSENT = -1024.0
+"""Logit of every pixel of an object that is not there."""
 FED_BACK = 32.0
 """Largest logit of an earlier result that is fed back as a mask prompt."""
 OVERLAPPED = -10.0

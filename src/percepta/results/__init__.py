@@ -6,6 +6,7 @@ the name of its source and gives JSON-ready values by `to_dict()`.
 
 from __future__ import annotations
 
+from percepta.results.answer import Answer
 from percepta.results.boxes import Boxes
 from percepta.results.duplicates import DuplicateGroup, Duplicates
 from percepta.results.failures import Failure
@@ -16,6 +17,7 @@ from percepta.results.tracks import Tracks
 from percepta.results.vectors import Embedding, FeatureMap
 
 __all__ = [
+    "Answer",
     "Boxes",
     "DuplicateGroup",
     "Duplicates",

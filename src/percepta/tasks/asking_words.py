@@ -9,8 +9,8 @@ in seconds; numbers that are no frames of this video are left as they were said.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from percepta.errors import BadInput
 from percepta.results import Boxes
@@ -100,7 +100,7 @@ def moments_in(words: str, timeline: Timeline | None) -> tuple[Moment, ...]:
     if timeline is None:
         return ()
     found, matches = [], list(_INTERVAL.finditer(words))
-    for match, following in zip(matches, [*matches[1:], None], strict=True):
+    for match, following in zip_longest(matches, matches[1:]):
         seconds = timeline.interval(float(match[1]), float(match[2]))
         if seconds is None:
             continue

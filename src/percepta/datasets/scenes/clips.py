@@ -6,6 +6,7 @@ what is seen (for models that average frames). Each object of a clip is seen in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -122,18 +123,22 @@ def _reverse(motion: str) -> str:
     return " ".join([*words, REVERSED[side]])
 
 
-def make_clip(seed: int, config: SceneConfig | None = None, frames: int = 16) -> Clip:
+def make_clip(
+    seed: int, config: SceneConfig | None = None, frames: int = 16, times: Sequence[float] | None = None
+) -> Clip:
     """The clip of `seed` with its full ground truth.
 
-    The motion is the same whatever the number of frames, which only says how finely it is sampled. Raises BadInput
-    for a negative seed or less than one frame.
+    The motion is the same whatever the number of frames, which only says how finely it is sampled: evenly from its
+    first moment, 0, to its last, 1, or at the given `times` (then `frames` counts for nothing). Raises BadInput for a
+    negative seed or less than one frame.
     """
-    if frames < 1:
-        raise out_of_range("frames", frames, "1 or more", "make_clip")
+    if frames < 1 or times is not None and not len(times):
+        raise out_of_range("frames", frames if times is None else 0, "1 or more", "make_clip")
     config = config or SceneConfig()
     plan = plan_clip(seed, config)
     dance = plan.choreography
-    times = [0.5] if frames == 1 else [frame / (frames - 1) for frame in range(frames)]
+    if times is None:
+        times = [0.5] if frames == 1 else [frame / (frames - 1) for frame in range(frames)]
     centres = np.array([[path.at(time) for time in times] for path in dance.paths], np.float32)
     empty, nearness = paint_backdrop(plan.backdrop, config)
     pictures, depths, visible, amodal = [], [], [], []

@@ -38,9 +38,10 @@ def draw_times(seed: int, frames: int) -> tuple[float, ...]:
     """`frames` moments of a motion, 0 to 1: a window of it, at rest for a while before and after, half backwards."""
     dice = Dice(seed, TIME_STREAM)
     first, last = max(dice.between(-0.25, 0.25), 0.0), min(dice.between(0.75, 1.25), 1.0)
-    before, after = (int(dice.between(0.0, 0.36) * frames) for _ in range(2))
-    moments = np.linspace(first, last, max(frames - before - after, 1))
-    times = np.concatenate([np.full(before, first), moments, np.full(after, last)])[:frames]
+    active = max(round(dice.between(0.4, 1.0) * frames), 1)
+    before = dice.below(frames - active + 1)
+    moments = np.linspace(first, last, active)
+    times = np.concatenate([np.full(before, first), moments, np.full(frames - active - before, last)])
     return tuple(float(time) for time in (times[::-1] if dice.chance(0.5) else times))
 
 
@@ -139,9 +140,10 @@ def _words(track: Track, first: int, last: int, kind: int) -> str:
 
 
 def events(track: Track) -> list[tuple[str, Span]]:
-    """Happenings with a time of their own: ('move', (3, 7)) ...; each happens once, and lasts three frames or more.
+    """Happenings with a time of their own: ('move', (3, 7)) ...; each happens once, in three frames or more.
 
-    The words fit 'when does it ...' for verbs and 'when is it ...' for states. None fills the whole clip.
+    The words fit 'when does it ...' for verbs and 'when is it ...' for states. None fills more than two thirds of the
+    clip: the time of what is almost always so can be guessed.
     """
     seen, away, covered, moves = in_sight(track), ~in_sight(track) & ~hidden(track), hidden(track), moving(track)
     found = [("in sight", seen), ("out of sight", away), ("hidden", covered), ("move", moves), ("rest", seen & ~moves)]
@@ -153,7 +155,7 @@ def events(track: Track) -> list[tuple[str, Span]]:
         kept.append(("enter", (int(shown[0]), span[1])))
     if span is not None and said.startswith("leaves"):
         kept.append(("leave", (span[0], int(shown[-1]))))
-    return [(words, (a, b)) for words, (a, b) in kept if b - a > 1 and (a, b) != (0, len(seen) - 1)]
+    return [(words, (a, b)) for words, (a, b) in kept if 1 < b - a <= len(seen) * 2 / 3 - 1]
 
 
 def passings(clip: Clip) -> list[tuple[int, int]]:

@@ -71,4 +71,75 @@ def check_tokens(template: Any, made: Any, expected: dict[str, Any]) -> None:
     assert expected["decoded"] == template.decode(made.tokens)
 
 
-HANDLERS: dict[str, Callable[[Golden], None]] = {"plm/chat": plm_chat}
+def plm_preprocess(golden: Golden) -> None:
+    from percepta.media.clip_frames import frame_indices
+    from percepta.media.regions import with_regions
+    from percepta.media.tiling import tile_grid
+
+    assert set(golden.content["tolerance"]["exact"]) == {"expected", "rows"}
+    for call in golden.content["calls"]:
+        name, args = call["call"], call.get("args", {})
+        if name in CHUNK_CALLS:
+            CHUNK_CALLS[name](golden, call)
+        elif name == "tile_grid":
+            for row in call["rows"]:
+                values = dict(zip(call["columns"], row, strict=True))
+                grid = tile_grid(values["width"], values["height"], values["max_num_tiles"], values["tile_size"])
+                found = (grid.columns, grid.rows, int(grid.fits))
+                assert found == (values["tiles_w"], values["tiles_h"], values["fits_without_downsampling"]), values
+        elif name == "frame_indices":
+            found = frame_indices(args["num_frames"], args["fps"], args["max_frames"], args["start"], args["end"])
+            assert found == call["expected"], args
+        else:
+            assert name == "region_text"
+            assert with_regions(args["text"], args["boxes"], args["width"], args["height"]) == call["expected"]
+
+
+def image_chunks(golden: Golden, call: dict[str, Any]) -> None:
+    from percepta.media.chunks import ChunkPreprocess
+
+    args, expected = call["args"], call["expected"]
+    prepare = ChunkPreprocess(
+        args["tile_size"], args["max_num_tiles"], mode=args["mode"], **golden.content["normalize"]
+    )
+    chunks = prepare(stored(golden, args["image"]))
+    assert len(chunks.pixels) == expected["num_chunks"]
+    assert list(chunks.grid) == expected.get("grid", [1, 1])
+    assert list(chunks.size) == expected.get("source_size", list(chunks.size))
+    check_pixels(golden, call["out"], chunks.pixels.numpy())
+
+
+def video_chunks(golden: Golden, call: dict[str, Any]) -> None:
+    from percepta.media.chunks import ChunkPreprocess
+
+    args = call["args"]
+    prepare = ChunkPreprocess(args["size"], frames=args["max_frames"], **golden.content["normalize"])
+    pen = {"colour": tuple(args["box_color"]), "line_width": args["box_width"]}
+    frames = stored(golden, args["frames"]).transpose(0, 2, 3, 1)
+    chunks = prepare.video(frames, args["start"], args["end"], args["boxes"], args["fps"], **pen)
+    assert list(chunks.frames) == call["expected"]["frame_indices"]
+    check_pixels(golden, call["out"], chunks.pixels.numpy())
+
+
+def stored(golden: Golden, spec: dict[str, Any]) -> np.ndarray:
+    assert spec["type"] == "npz"
+    assert spec["array"] in golden.content["input_arrays"]
+    return golden.arrays[spec["array"]]
+
+
+def check_pixels(golden: Golden, name: str, got: np.ndarray) -> None:
+    want, rule = golden.arrays[name], golden.content["tolerance"]["default"]
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    difference = np.abs(got.astype(np.float64) - want)
+    print(f"{name}: differs by {difference.max():.1e}, on average by {difference.mean():.1e}")  # shown by pytest -rP
+    assert difference.max() <= rule["atol"] + rule["rtol_of_max"] * np.abs(want).max(), name
+    assert difference.mean() <= rule["mean_atol"], name
+
+
+CHUNK_CALLS: dict[str, Callable[[Golden, dict[str, Any]], None]] = {
+    "image_chunks": image_chunks,
+    "video_chunks": video_chunks,
+}
+
+HANDLERS: dict[str, Callable[[Golden], None]] = {"plm/chat": plm_chat, "plm/preprocess": plm_preprocess}

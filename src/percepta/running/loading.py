@@ -26,9 +26,15 @@ from percepta.running.hub import fetch
 FAMILIES = {
     "hiera": "percepta.models.hiera",
     "perception_encoder": "percepta.models.perception_encoder",
+    "perception_lm": "percepta.models.perception_lm",
     "sam2": "percepta.models.sam2",
 }
-CONFIGS = {"hiera": "HieraConfig", "perception_encoder": "PerceptionEncoderConfig", "sam2": "Sam2Config"}
+CONFIGS = {
+    "hiera": "HieraConfig",
+    "perception_encoder": "PerceptionEncoderConfig",
+    "perception_lm": "PerceptionLMConfig",
+    "sam2": "Sam2Config",
+}
 SCHEMA = 1
 
 

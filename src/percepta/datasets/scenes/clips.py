@@ -132,7 +132,7 @@ def make_clip(
     first moment, 0, to its last, 1, or at the given `times` (then `frames` counts for nothing). Raises BadInput for a
     negative seed or less than one frame.
     """
-    if frames < 1 or times is not None and not len(times):
+    if frames < 1 or (times is not None and not len(times)):
         raise out_of_range("frames", frames if times is None else 0, "1 or more", "make_clip")
     config = config or SceneConfig()
     plan = plan_clip(seed, config)

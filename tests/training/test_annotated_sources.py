@@ -57,6 +57,17 @@ def test_masklets_are_pieces_of_clips_in_which_the_object_starts() -> None:
     assert (part.masks[:, :, 0].sum((2, 3))[there] >= 20).all()
 
 
+def test_as_many_clips_hide_an_object_as_the_recipe_says() -> None:
+    world = {"size": 32, "frames": 8, "length": 8, "strides": [1], "objects": 9, "least": 1}
+    found = []
+    for hiding in (0.0, 1.0):
+        mixture = Mixture(data(scene_masklets={**world, "hiding": hiding}), 4, seed=0)
+        seen = [np.asarray(mixture.batch(step).parts[0].masks).any((3, 4)) for step in range(5)]
+        found.append([(~clip.all(1) & clip[:, 0]).any() for clips in seen for clip in clips])
+    usual, hiding = np.mean(found, axis=1)
+    assert usual < 0.4 < 0.8 < hiding, "an object may also be hidden before it is first seen"
+
+
 def test_validation_uses_other_scenes_and_all_their_objects() -> None:
     mixture = Mixture(data(scene_masks={"size": 32, "objects": 1, "least": 1}, scene_masklets={"size": 32}), 4, 0)
     pictures, clips = mixture.heldout()

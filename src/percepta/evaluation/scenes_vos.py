@@ -159,15 +159,9 @@ def _chosen(first: int, count: int, size: int, frames: int, hiding: bool) -> Ite
     while found < count:
         clip = make_clip(seed, config, frames)
         seed += 1
-        if any(_hidden(track.visible_masks).any() for track in clip.tracks) if hiding else clip.has_occlusion:
+        if clip.hides if hiding else clip.has_occlusion:
             found += 1
             yield ClipVideo(clip)
-
-
-def _hidden(masks: Dense) -> NDArray[np.bool_]:
-    """(T,) whether nothing is seen of an object of (T, H, W) masks in a frame after its first one."""
-    seen = np.asarray(masks.any(axis=(1, 2)))
-    return ~seen & np.logical_or.accumulate(seen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

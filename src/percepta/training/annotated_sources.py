@@ -106,7 +106,12 @@ class SceneMaskletsSource:
     def _made(self, seed: int) -> Sample:
         from percepta.datasets.scenes import SceneConfig, make_clip
 
-        clip = make_clip(seed, SceneConfig(size=self.recipe.size), self.recipe.length)
+        config, length = SceneConfig(size=self.recipe.size), self.recipe.length
+        clip = make_clip(seed, config, length)
+        draw = np.random.default_rng((seed, 16))
+        if seed < SCENE_VALIDATION_START and draw.random() < self.recipe.hiding:
+            while not clip.hides:
+                clip = make_clip(int(draw.integers(SCENE_VALIDATION_START)), config, length)
         return clip.frames, numbered(np.stack([track.visible_masks for track in clip.tracks]))
 
     def _part(self, samples: Sequence[Sample], draws: Any) -> Part:

@@ -129,6 +129,12 @@ class Track:
     visible: np.ndarray
     occluded: np.ndarray
 
+    @property
+    def hidden(self) -> np.ndarray:
+        """(T,) bool, whether nothing is seen of it in a frame after the first that shows it."""
+        seen = self.visible_masks.any(axis=(1, 2))
+        return np.asarray(~seen & np.logical_or.accumulate(seen))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
@@ -152,6 +158,11 @@ class Clip:
     def has_occlusion(self) -> bool:
         """Whether some object is at least a tenth covered by another in some frame."""
         return any(bool(track.occluded.any()) for track in self.tracks)
+
+    @property
+    def hides(self) -> bool:
+        """Whether some object that was seen is altogether out of sight in a later frame."""
+        return any(bool(track.hidden.any()) for track in self.tracks)
 
 
 def visible_fractions(visible: np.ndarray, amodal: np.ndarray) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -142,4 +144,58 @@ CHUNK_CALLS: dict[str, Callable[[Golden, dict[str, Any]], None]] = {
     "video_chunks": video_chunks,
 }
 
-HANDLERS: dict[str, Callable[[Golden], None]] = {"plm/chat": plm_chat, "plm/preprocess": plm_preprocess}
+
+def plm_train_utils(golden: Golden) -> None:
+    from percepta.datasets.conversations import ConversationData
+    from percepta.datasets.conversations_official import OfficialMixture
+
+    for call in golden.content["calls"]:
+        assert call["rule"] == "official"
+        if call["call"] == "lr_factor":
+            check_rates(call, golden.content["tolerance"]["lr_factor"]["atol"])
+            continue
+        assert call["call"] == "mix_sources"
+        args = call["args"]
+        files = {}
+        for source in args["sources"]:
+            assert len(source["line_ids"]) == source["lines"]
+            files[source["source"]] = golden.folder / f"{source['source']}.jsonl"
+            rows = [json.dumps({"text": name}) for name in source["line_ids"]]
+            files[source["source"]].write_text("".join(f"{row}\n" for row in rows))
+        data = [ConversationData(e["source"], (files[e["source"]],), golden.folder) for e in args["mix"]]
+        weights = [entry["weight"] for entry in args["mix"]]
+        for worker, expected in enumerate(call["expected"]):
+            place = (args["dp_rank"], args["dp_world_size"], worker, args["num_workers"])
+            mixture = OfficialMixture(data, weights, args["seed"], *place)
+            found = [row.turns[-1][1] for row in islice(mixture, args["items_per_worker"])]
+            assert found == expected, worker
+
+
+RATE_FIELDS = {
+    "scheduler": "scheduler",
+    "n_steps": "steps",
+    "warmup": "warmup",
+    "lr_min_ratio": "lowest",
+    "cycle_length": "cycle",
+    "cosine_theta": "theta",
+    "decay_fraction": "decay",
+    "exp_factor": "power",
+}
+
+
+def check_rates(call: dict[str, Any], limit: float) -> None:
+    """The official rates, and that the textbook's differ from them at the quirks alone."""
+    from percepta.training.schedules_official import Rate
+
+    fields = {RATE_FIELDS[name]: value for name, value in call["args"].items()}
+    official, textbook = Rate(**fields, rule="official"), Rate(**fields, rule="textbook")
+    for step, expected in zip(call["steps"], call["expected"], strict=True):
+        assert abs(official(step) - expected) <= limit, step
+        assert (abs(textbook(step) - expected) > limit) == (step in call["quirk_steps"]), step
+
+
+HANDLERS: dict[str, Callable[[Golden], None]] = {
+    "plm/chat": plm_chat,
+    "plm/preprocess": plm_preprocess,
+    "plm/train-utils": plm_train_utils,
+}

@@ -74,7 +74,9 @@ def seeded_weight(key: str, shape: list[int]) -> torch.Tensor:
 def make_input(spec: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> Any:
     if spec["type"] in TOKEN_INPUTS:
         return TOKEN_INPUTS[spec["type"]](spec).to(getattr(torch, spec["dtype"]))
-    if spec["type"] == "stored":
+    if spec["type"] == "roll":  # of another input: made by the handler
+        return spec
+    if spec["type"] in ("stored", "npz"):
         return torch.from_numpy((arrays or {})[spec["array"]])
     if spec["type"] == "values":
         return torch.tensor(spec["values"], dtype=getattr(torch, spec["dtype"]))

@@ -72,10 +72,6 @@ class Store:
         """Tokens of the longest row."""
         return max(self.lengths, default=0)
 
-    def begin(self, lengths: Sequence[int]) -> None:
-        """Make room for prompts of these lengths."""
-        self.lengths = list(lengths)
-
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order; a row may come several times."""
         index = torch.tensor(list(rows))
@@ -83,18 +79,29 @@ class Store:
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
                 if tensor is not None:
-                    tensors[layer] = tensor[:, :, : self.longest + 1].index_select(0, index.to(tensor.device))
+                    tensors[layer] = tensor[:, :, : self.longest + ROOM].index_select(0, index.to(tensor.device))
 
-    def fill(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """(1, heads, total, head_dim): the prompts one after the other."""
-        room = self.longest + ROOM
-        self.keys[layer] = self._rows(key, room)
-        self.values[layer] = self._rows(value, room)
+    def extend(self, layer: int, keys: Sequence[Tensor], values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """For each row (1, heads, n, head_dim) more tokens; gives each row's keys and values from its start on."""
+        lengths = self.lengths or [0] * len(keys)
+        ends = [start + part.shape[2] for start, part in zip(lengths, keys, strict=True)]
+        found = []
+        for tensors, parts in ((self.keys, keys), (self.values, values)):
+            old = tensors[layer]
+            room = parts[0].new_zeros(len(parts), parts[0].shape[1], max(ends) + ROOM, parts[0].shape[3])
+            for row, part in enumerate(parts):
+                if old is not None:
+                    room[row, :, : lengths[row]] = old[row, :, : lengths[row]]
+                room[row, :, lengths[row] : ends[row]] = part[0]
+            tensors[layer] = room
+            found.append([room[row : row + 1, :, :end] for row, end in enumerate(ends)])
+        return list(zip(*found, strict=True))
 
     def add(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, heads, 1, head_dim): one more token a row; gives all keys and values up to the longest row."""
         keys, values = self.keys[layer], self.values[layer]
-        assert keys is not None and values is not None
+        assert keys is not None
+        assert values is not None
         if keys.shape[2] <= self.longest:
             more = max(ROOM, self.longest // 2)
             keys, values = F.pad(keys, (0, 0, 0, more)), F.pad(values, (0, 0, 0, more))
@@ -108,23 +115,30 @@ class Store:
             values[rows, :, slots] = value[:, :, 0]
         return keys[:, :, : self.longest + 1], values[:, :, : self.longest + 1]
 
-    def _rows(self, packed: Tensor, room: int) -> Tensor:
-        rows = packed.new_zeros(len(self.lengths), packed.shape[1], room, packed.shape[3])
-        for row, part in enumerate(packed[0].split(self.lengths, dim=1)):
-            rows[row, :, : part.shape[1]] = part
-        return rows
-
 
 class Prompts:
-    """The first pass: prompts one after the other in a single row, whose keys and values go to a store."""
+    """A first pass: prompts, or what follows on what a store holds, one after the other in a single row.
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.documents = store, Documents([store.lengths])
+    Args:
+        store: gets their keys and values; its rows may hold the beginnings of the prompts.
+        lengths: tokens of each prompt in this pass.
+    """
+
+    def __init__(self, store: Store, lengths: Sequence[int]) -> None:
+        self.store, self.lengths = store, list(lengths)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `Way`."""
-        self.store.fill(layer, key, value)
-        return self.documents.attend(layer, query, key, value, scale)
+        queries, keys, values = (part.split(self.lengths, dim=2) for part in (query, key, value))
+        mixed = []
+        for new, pair in zip(queries, self.store.extend(layer, keys, values), strict=True):
+            mixed.append(causal(new, *pair, scale))
+        return torch.cat(mixed, dim=2)
+
+    def done(self) -> None:
+        """Count the tokens that all layers have added."""
+        before = self.store.lengths or [0] * len(self.lengths)
+        self.store.lengths = [start + more for start, more in zip(before, self.lengths, strict=True)]
 
 
 class Step:
@@ -154,9 +168,18 @@ class Step:
 
 
 def causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Every token sees itself and earlier ones; key heads serve several query heads each."""
+    """Every token sees itself and earlier ones; key heads serve several query heads each.
+
+    Where there are more keys than queries, the queries are the last tokens.
+    """
     grouped = query.shape[1] != key.shape[1]
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+    new, all_tokens = query.shape[2], key.shape[2]
+    mask = None
+    if new != all_tokens:
+        mask = torch.ones(new, all_tokens, dtype=torch.bool, device=query.device).tril(all_tokens - new)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )
 
 
 def attend(

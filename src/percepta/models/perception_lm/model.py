@@ -8,6 +8,7 @@ transformers' own Llama. A tied output head is no module: it is the embedding ta
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +19,13 @@ from percepta.errors import BadInput, MissingExtra, wrong_shape
 from percepta.models.perception_encoder import VisionTower
 from percepta.models.perception_lm import attending
 from percepta.models.perception_lm.attending import Documents, Rows, Way
+from percepta.models.perception_lm.chat import Prompt
 from percepta.models.perception_lm.config import DecoderConfig, PerceptionLMConfig
+from percepta.models.perception_lm.generation import Decode, Generated, Token, generate, stream
 from percepta.models.perception_lm.layout import MediaLayout, place, positions_of
 from percepta.models.perception_lm.projector import Projector, cut_normal
 from percepta.models.perception_lm.rotary import Rotary
+from percepta.models.perception_lm.sampling import GenerationSettings
 
 
 class PerceptionLM(nn.Module):
@@ -100,6 +104,26 @@ class PerceptionLM(nn.Module):
             return F.linear(hidden, self.decoder.embed_tokens.weight)
         logits: Tensor = self.head(hidden)
         return logits
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        media: Sequence[Tensor | None],
+        settings: GenerationSettings | None = None,
+        decode: Decode | None = None,
+    ) -> list[Generated]:
+        """Answers to prompts of any mix of pictures, videos and words; see `generation.generate`."""
+        return generate(self, prompts, media, settings, decode)
+
+    def stream(
+        self,
+        prompts: Sequence[Prompt],
+        media: Sequence[Tensor | None],
+        settings: GenerationSettings | None = None,
+        decode: Decode | None = None,
+    ) -> Iterator[Token]:
+        """The same, token by token; see `generation.stream`."""
+        return stream(self, prompts, media, settings, decode)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks of tower and decoder in the backward pass."""

@@ -24,9 +24,10 @@ import numpy as np
 from percepta.errors import BadInput, PerceptaError
 from percepta.training.annotated_sources import ANNOTATED_SOURCES
 from percepta.training.data_recipe import AugmentRecipe, DataRecipe
+from percepta.training.question_sources import QUESTION_SOURCES
 from percepta.training.sources import SOURCES, Part, Source
 
-OPENED = {**SOURCES, **ANNOTATED_SOURCES}
+OPENED = {**SOURCES, **ANNOTATED_SOURCES, **QUESTION_SOURCES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ from typing import Any, ClassVar, Literal
 
 from percepta.datasets.cifar import PROMPTS
 from percepta.errors import BadInput, out_of_range
+from percepta.training.answering_recipe import ClipQuestionsRecipe, SceneQuestionsRecipe
 
 FORBID = {"extra": "forbid"}
 SOURCE_NAMES = (
     "scenes", "cifar10", "folder", "shards", "clips", "videos",
     "scene_masks", "scene_masklets", "annotated_pictures", "annotated_videos", "sa_v", "davis", "mose", "youtube_vos",
+    "scene_questions", "clip_questions",
 )  # fmt: skip
 
 
@@ -279,6 +281,8 @@ class SceneMaskletsRecipe:
         frames: frames of a sample, one after the other from a clip of `length` frames.
         length: frames of a clip, from the first moment of its motion to the last.
         strides: a sample takes every n-th frame, n one of these, where the clip is long enough for it.
+        hiding: share of the samples from clips that hide an object altogether for a while; of all clips it is a
+            quarter, and of all frames a hundredth.
     """
 
     __pydantic_config__: ClassVar[Any] = FORBID
@@ -292,6 +296,7 @@ class SceneMaskletsRecipe:
     frames: int = 8
     length: int = 16
     strides: tuple[int, ...] = (1, 2)
+    hiding: float = 0.0
     augment: AnnotatedAugmentRecipe = ANNOTATED_VIDEOS
 
     def __post_init__(self) -> None:
@@ -299,6 +304,8 @@ class SceneMaskletsRecipe:
             raise out_of_range("frames", self.frames, f"1 to length, {self.length}", "scene_masklets")
         if min(self.strides, default=0) < 1:
             raise out_of_range("strides", self.strides, "numbers of 1 or more", "scene_masklets")
+        if not 0 <= self.hiding <= 1:
+            raise out_of_range("hiding", self.hiding, "between 0 and 1", "scene_masklets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +393,8 @@ class DataRecipe:
     davis: AnnotatedVideosRecipe | None = None
     mose: AnnotatedVideosRecipe | None = None
     youtube_vos: AnnotatedVideosRecipe | None = None
+    scene_questions: SceneQuestionsRecipe | None = None
+    clip_questions: ClipQuestionsRecipe | None = None
     mixing: Literal["within", "alternate"] = "within"
     workers: Literal[0, 1] = 1
     ahead: int = 3

@@ -19,7 +19,7 @@ from percepta.datasets.scenes.happenings import make_question_clip
 from percepta.datasets.scenes.questions import as_choice, boxed_questions, clip_questions, scene_questions
 from percepta.models.perception_lm.chat import ChatTemplate
 from percepta.models.perception_lm.chat_files import save_chat
-from percepta.models.perception_lm.tokenizer import NEEDED_SPECIALS, BpeTokenizer
+from percepta.models.perception_lm.tokenizer import NEEDED_SPECIALS, BpeTokenizer, official_specials
 
 SPLIT = r"[ ]?\p{L}+|\p{N}{1,2}|, |[ ]?[^\s\p{L}\p{N}]|\n+|\s"
 SYSTEM = ""
@@ -66,15 +66,15 @@ def pieces(given: Iterable[str]) -> set[bytes]:
 
 
 def nano_tokenizer() -> BpeTokenizer:
-    """All bytes, then all words, each with and without a space before it, then the special strings."""
+    """The special strings as in PLM, then all bytes, then all words, each with and without a space before it."""
     words = {*COLOURS, *SHAPES, *TEXTURES, *ROLES, *EXTRA.split()}
     numbers = {str(number).encode() for number in range(100)} | {f"{number:02}".encode() for number in range(10)}
     spaced = {f"{space}{word}".encode() for word in words for space in ("", " ")}
     found = pieces(texts()) | pieces(("[1, 2]: a\n\nb", " [3, 4].", "(A) x, y; z? \"w\" 'v' -")) | numbers | spaced
-    ranks = {bytes([byte]): byte for byte in range(256)}
-    for piece in sorted(piece for piece in found if len(piece) > 1):
-        ranks[piece] = len(ranks)
-    specials = {name: len(ranks) + number for number, name in enumerate(NEEDED_SPECIALS)}
+    specials = {name: number for name, number in official_specials(0).items() if name in NEEDED_SPECIALS}
+    first = max(specials.values()) + 1
+    every = [*(bytes([byte]) for byte in range(256)), *sorted(piece for piece in found if len(piece) > 1)]
+    ranks = {piece: first + number for number, piece in enumerate(every)}
     return BpeTokenizer.from_ranks(ranks, specials, SPLIT)
 
 

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 OBJECTIVES: Mapping[str, str] = MappingProxyType(
     {
+        "align-spatial": "percepta.training.aligning",
+        "answer": "percepta.training.answering",
         "classify": "percepta.training.classifying",
         "contrastive": "percepta.training.contrastive",
+        "distil": "percepta.training.distilling",
         "masked": "percepta.training.masked_pictures",
         "segment": "percepta.training.segmenting",
     }

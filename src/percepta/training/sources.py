@@ -10,7 +10,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,6 +30,13 @@ SCENE_VALIDATION_START = 900_000
 """Scenes below this seed are trained on; up to 999,999 they validate; from 1,000,000 they are for tests only."""
 
 
+class Dialogue(NamedTuple):
+    """A conversation about one sample: what kind of question it is, and pairs of question and answer."""
+
+    kind: str
+    turns: tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """The samples of one source in a batch.
@@ -43,6 +50,9 @@ class Part:
         labels: (B,) class numbers, or None.
         masks: (B, O, H, W) bool, or (B, O, T, H, W) for clips, where objects are seen; samples with fewer objects have
             empty masks at the end. None where there are none.
+        dialogues: for each sample the conversations about it, or None.
+        chunks: pictures of each sample, where these differ; then `pictures` are those of all, (C, S, S, 3).
+        media: "image", "video", "multi_image" or "text" for each sample, where these differ.
         rows: (B,) where these samples stand among the samples of this source in the whole batch, or None for all.
         total: number of samples of this source in the whole batch; 0 for just these.
     """
@@ -56,9 +66,12 @@ class Part:
     total: int = 0
     labels: np.ndarray | None = None
     masks: np.ndarray | None = None
+    dialogues: tuple[tuple[Dialogue, ...], ...] | None = None
+    chunks: tuple[int, ...] | None = None
+    media: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.pictures) if self.dialogues is None else len(self.dialogues)
 
     @property
     def frames(self) -> int:

@@ -1,0 +1,60 @@
+"""Low-rank changes of linear layers in place of their weights (LoRA, arXiv 2106.09685).
+
+Unusual: no layer is replaced. A hook adds the change to what a layer gives, and the changes live outside the model.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from percepta.errors import BadInput
+from percepta.training.answering_recipe import LoraRecipe
+from percepta.training.draws import number_of
+
+
+class LowRank(nn.Module):
+    """Changes scale * up @ down of chosen linear layers, which no longer train; `up` begins at zero.
+
+    Args:
+        model: whose layers.
+        recipe: which, and how large.
+        seed: of the first values of `down`.
+
+    Raises: BadInput where a pattern fits no linear layer.
+    """
+
+    def __init__(self, model: nn.Module, recipe: LoraRecipe, seed: int) -> None:
+        super().__init__()
+        self.scale = recipe.alpha / recipe.rank
+        linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+        for pattern in recipe.layers:
+            if not fnmatch.filter(linear, pattern):
+                raise BadInput(f"each pattern of lora.layers must fit a linear layer; {pattern!r} fits none.")
+        self.names = [name for name in linear if any(fnmatch.fnmatchcase(name, one) for one in recipe.layers)]
+        self.layers = [linear[name] for name in self.names]  # a plain list: the weights are not this module's
+        generator = torch.Generator().manual_seed(number_of(seed, "low rank"))
+        self.down, self.up = nn.ParameterList(), nn.ParameterList()
+        for number, layer in enumerate(self.layers):
+            first = torch.randn(recipe.rank, layer.in_features, generator=generator) / layer.in_features**0.5
+            self.down.append(nn.Parameter(first.to(layer.weight)))
+            self.up.append(nn.Parameter(layer.weight.new_zeros(layer.out_features, recipe.rank)))
+            layer.requires_grad_(False)
+            layer.register_forward_hook(self._added(number))
+
+    def _added(self, number: int) -> Any:
+        def hook(layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
+            change = functional.linear(functional.linear(given[0], self.down[number]), self.up[number])
+            return result + self.scale * change
+
+        return hook
+
+    def merged(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's state with the changes added to its weights."""
+        changes = zip(self.names, self.down, self.up, strict=True)
+        added = {f"{name}.weight": self.scale * (up @ down).detach() for name, down, up in changes}
+        return {name: value + added[name] if name in added else value for name, value in tensors.items()}

@@ -169,7 +169,7 @@ class ChunkPreprocess:
     ) -> Chunks:
         numbers = frame_indices(len(source), rate, self.frames, start, end, self.rule)
         if isinstance(source, VideoReader):
-            pictures, times = source.read(numbers), tuple(float(source.timestamps[number]) for number in numbers)
+            pictures, times = source.read(numbers), tuple(source.timestamps[numbers].tolist())
         else:
             pictures, times = [source[number] for number in numbers], tuple(number / rate for number in numbers)
         chunks, size = [], (0, 0)

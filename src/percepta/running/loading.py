@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from percepta import catalog, checkpoints
 from percepta.errors import BadInput, UnknownModel, nearest, one_of
 from percepta.media import Preprocess
+from percepta.media.chunks import ChunkPreprocess
 from percepta.running import preparing
 from percepta.running import settings as saved
 from percepta.running.hub import fetch
@@ -35,6 +36,8 @@ CONFIGS = {
     "perception_lm": "PerceptionLMConfig",
     "sam2": "Sam2Config",
 }
+PREPROCESSES: dict[str, Any] = {"perception_lm": ChunkPreprocess}
+"""What prepares the pictures and videos of a family, if not `Preprocess`; a card's `preprocess` holds its fields."""
 SCHEMA = 1
 
 
@@ -249,4 +252,5 @@ def _finish(model: Any, name: str, preprocess: Mapping[str, Any]) -> None:
     for part in (model, getattr(model, "vision", None)):
         if part is not None:  # the tower names its model in errors
             part.name = name
-    model.preprocess = Preprocess(**{**preprocess, "image_size": model.config.image_size})
+    prepare = PREPROCESSES.get(family_of(model).__name__.rsplit(".", 1)[-1], Preprocess)
+    model.preprocess = prepare(**{**preprocess, "image_size": model.config.image_size})

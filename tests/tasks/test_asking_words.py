@@ -58,7 +58,7 @@ def test_regions_are_pixels_of_the_picture() -> None:
     assert boxes is not None
     assert boxes.xyxy.tolist() == [pytest.approx([20, 100, 100, 399.6])]
     assert boxes.size == (400, 200)
-    assert boxes_in("[500,1,100,2] and [1, 2]", "a.png", (400, 200)) is None
+    assert boxes_in("[500,1,500,2] and [1, 2]", "a.png", (400, 200)) is None
 
 
 def test_a_timeline_without_frames_is_refused() -> None:

@@ -58,6 +58,7 @@ class Answer:
         span: (start, end) in seconds of what it was shown of a video, or None.
         finish: "stop" (it ended), "length" (cut off at the limit of tokens) or "text" (came to a text to stop at).
         visual_tokens: tokens that pictures or frames took of the context.
+        logprob: mean log-probability of the tokens of `text` under the model, or None. It is no measure of being right.
     """
 
     source: str
@@ -71,6 +72,7 @@ class Answer:
     span: tuple[float, float] | None = None
     finish: str = "stop"
     visual_tokens: int = 0
+    logprob: float | None = None
 
     def __post_init__(self) -> None:
         if self.finish not in FINISHES:
@@ -102,6 +104,7 @@ class Answer:
             "span": None if self.span is None else plain(self.span),
             "finish": self.finish,
             "visual_tokens": int(self.visual_tokens),
+            "logprob": self.logprob,
         }
 
     def __str__(self) -> str:

@@ -12,14 +12,15 @@ import re
 from dataclasses import dataclass
 from itertools import zip_longest
 
+import numpy as np
+
 from percepta.errors import BadInput
+from percepta.media.regions import read_regions
 from percepta.results import Boxes
 from percepta.results.answer import Moment
 
-SCALE = 1000  # what a side of a picture counts in the words of a region
 _NUMBER = r"(\d{1,6}(?:\.\d{1,3})?)"
 _INTERVAL = re.compile(rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]")
-_REGION = re.compile(r"\[\s*(\d{1,4})\s*,\s*(\d{1,4})\s*,\s*(\d{1,4})\s*,\s*(\d{1,4})\s*\]")
 _FRAME = re.compile(r"\b[Ff]rame (\d{1,6})\b")
 _FRAMES = re.compile(r"\b[Ff]rames (\d{1,6})(?: ?(?:-|–|to|and) ?)(\d{1,6})\b")
 _OPEN = re.compile(r"(?:\[[\d\s,.]{0,24}|\b[Ff](?:r(?:a(?:m(?:e(?: ?\d{0,6}|s ?[\d and–to-]{0,20})?)?)?)?)?)$")
@@ -120,10 +121,5 @@ def dense(words: str, timeline: Timeline) -> tuple[Moment, ...]:
 
 def boxes_in(words: str, source: str, size: tuple[int, int]) -> Boxes | None:
     """The regions of a picture of this (height, width) that are named, in pixels; None where none is."""
-    height, width = size
-    rows = []
-    for match in _REGION.finditer(words):
-        left, top, right, bottom = (min(int(number), SCALE) / SCALE for number in match.groups())
-        if left < right and top < bottom:
-            rows.append((left * width, top * height, right * width, bottom * height))
-    return Boxes(source, rows, size=size) if rows else None  # type: ignore[arg-type]
+    rows = [row for row in read_regions(words, size[1], size[0]) if row[0] < row[2] and row[1] < row[3]]
+    return Boxes(source, np.array(rows, np.float32), size=size) if rows else None

@@ -26,6 +26,7 @@ FRAMES = 8
 NANO = "pe-core-nano"
 REAL = "pe-core-l14-336"
 REAL_SAM2 = "sam2.1-hiera-base-plus"
+REAL_PLM = "plm-1b"
 _told: set[str] = set()
 
 
@@ -33,7 +34,7 @@ class ToyModelWarning(UserWarning):
     """Said once per process when a nano model is used; names the model to pass for real pictures."""
 
     def __init__(self, name: str) -> None:
-        real = REAL_SAM2 if name.startswith("sam2") else REAL
+        real = REAL_SAM2 if name.startswith("sam2") else REAL_PLM if name.startswith("plm") else REAL
         self.on_command_line = f"{name} is a toy that fits on a laptop; for real pictures pass --model {real}."
         super().__init__(f"{name} is a toy that fits on a laptop; for real pictures pass model={real!r}.")
 

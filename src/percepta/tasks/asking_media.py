@@ -1,0 +1,254 @@
+"""What a model is shown of pictures and videos: chunks, what the words call them, and the clock of a video.
+
+Order of this file: how to look, what was seen, looking, regions, inputs.
+Unusual: a budget of visual tokens decides how many tiles or frames there are, before anything is decoded. A region is
+told in words on pictures and drawn as a red box on frames, as the models were trained
+(Perception Language Model, arXiv 2504.13180, section 3).
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from percepta.errors import BadInput, BadMedia, out_of_range
+from percepta.media import Source, VideoReader, collect, open_picture
+from percepta.media.chunks import ChunkPreprocess, Chunks
+from percepta.media.regions import region_text
+from percepta.media.sniffing import name_of
+from percepta.results import Failure, Tracks
+from percepta.tasks.asking_words import Timeline
+
+TILES, FRAMES = 36, 32
+TOY_TILES, TOY_FRAMES = 0, 16
+TOY_SIDE = 128  # pixels a side of a chunk up to which a model is a toy, that has seen no tiles and fewer frames
+MARK = "<|bbox0|>"
+Region = Sequence[float] | Mapping[int, Sequence[float]] | Tracks | None
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How pictures and videos are looked at.
+
+    Attributes:
+        frames: of a video at most; None is 32, of a toy model 16.
+        tiles: of a picture at most, without its thumbnail; 0 is the picture alone; None is 36, of a toy model 0.
+        visual_tokens: tokens that one input may take at most; makes tiles and frames fewer.
+        start, end: seconds of a video between which it is looked at.
+        region: left, top, width, height in pixels, that the question is about; of a video also a mapping of frame
+            numbers to these, or Tracks of one object.
+
+    Raises: BadInput for a number out of range, or a box without area.
+    """
+
+    frames: int | None = None
+    tiles: int | None = None
+    visual_tokens: int | None = None
+    start: float | None = None
+    end: float | None = None
+    region: Any = None
+
+    def __post_init__(self) -> None:
+        for what, least in (("frames", 1), ("tiles", 0), ("visual_tokens", 1)):
+            value = getattr(self, what)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise out_of_range(what, value, f"a whole number of {least} or more")
+        for what in ("start", "end"):
+            value = getattr(self, what)
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise out_of_range(what, value, "seconds, 0 or more")
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise BadInput(f"start must lie before end; got {self.start:g} s to {self.end:g} s, which is no clip.")
+        if self.region is not None and not isinstance(self.region, Tracks | Mapping):
+            check_box(self.region)
+        if isinstance(self.region, Mapping):
+            for box in self.region.values():
+                check_box(box)
+
+    def preprocess(self, side: int, tokens_per_chunk: int, owner: str) -> ChunkPreprocess:
+        """The chunks of a model with inputs of `side` pixels. Raises BadInput for a budget below one chunk."""
+        toy = side <= TOY_SIDE
+        tiles = (TOY_TILES if toy else TILES) if self.tiles is None else self.tiles
+        frames = (TOY_FRAMES if toy else FRAMES) if self.frames is None else self.frames
+        if self.visual_tokens is not None:
+            most = self.visual_tokens // tokens_per_chunk
+            if most < 1:
+                raise BadInput(
+                    f"visual_tokens must be {tokens_per_chunk} or more, which is one picture or frame of {owner}; got "
+                    f"{self.visual_tokens}."
+                )
+            tiles, frames = min(tiles, most - 1), min(frames, most)
+        mode = "thumb+tile" if tiles else "vanilla"
+        return ChunkPreprocess(side, tiles=max(1, tiles), frames=frames, mode=mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one question can be about.
+
+    Attributes:
+        source: its name; "" for words alone.
+        kind: "image", "multi_image", "video" or "text".
+        chunks: pictures, tiles or frames C.
+        size: (height, width) of the picture or the frames; None for words and for several pictures.
+        timeline: the clock of a video's frames, or None.
+        region: what is put into the question where it names a region, or "".
+    """
+
+    source: str
+    kind: str
+    chunks: int = 0
+    size: tuple[int, int] | None = None
+    timeline: Timeline | None = None
+    region: str = ""
+
+    def worded(self, question: str) -> str:
+        """The question, with its region in words where there is one."""
+        if not self.region:
+            return question
+        return question.replace(MARK, self.region) if MARK in question else f"In the region {self.region}: {question}"
+
+
+NOTHING = Seen("", "text")
+
+
+def look(source: Source, looking: Looking, preprocess: ChunkPreprocess) -> tuple[Seen, Tensor]:
+    """One picture or video; returns what was seen, and its chunks (C, 3, S, S).
+
+    Raises: BadMedia, BadInput in one sentence, also for a clip or a region that does not lie in it.
+    """
+    if source.kind == "video":
+        return _look_at_video(source, looking, preprocess)
+    for what in ("start", "end"):
+        if getattr(looking, what) is not None:
+            raise BadInput(f"{what} is for videos; {name_of(source.name)} is a picture.")
+    if isinstance(looking.region, Tracks | Mapping):
+        raise BadInput(f"{name_of(source.name)} is a picture, whose region must be left, top, width, height.")
+    picture = open_picture(source.thing)
+    found = preprocess.image(picture)
+    words = ""
+    if looking.region is not None:
+        _check_inside(looking.region, found, name_of(source.name))
+        words = region_text(looking.region, *found.size)
+    seen = Seen(source.name, "image", len(found.pixels), (found.size[1], found.size[0]), None, words)
+    return seen, found.pixels
+
+
+def look_at_several(sources: Sequence[Source], looking: Looking, preprocess: ChunkPreprocess) -> tuple[Seen, Tensor]:
+    """Several pictures together, one chunk each. Raises as `look`, and BadInput for a video among them."""
+    video = next((source for source in sources if source.kind == "video"), None)
+    if video is not None:
+        raise BadInput(
+            f"a question may be about several pictures, or one video; {name_of(video.name)} is a video among "
+            f"{len(sources)} inputs."
+        )
+    for what in ("start", "end", "region"):
+        if getattr(looking, what) is not None:
+            raise BadInput(f"{what} is for one input; got {len(sources)} pictures.")
+    if looking.visual_tokens is not None and len(sources) > preprocess.frames:
+        raise BadInput(
+            f"visual_tokens={looking.visual_tokens} is enough for {preprocess.frames} pictures; got {len(sources)}."
+        )
+    pixels = preprocess.images([source.thing for source in sources]).pixels
+    return Seen(", ".join(source.name for source in sources), "multi_image", len(pixels)), pixels
+
+
+def _look_at_video(source: Source, looking: Looking, preprocess: ChunkPreprocess) -> tuple[Seen, Tensor]:
+    reader = source.thing
+    if not hasattr(reader, "iterate"):
+        with VideoReader(reader) as opened:
+            return _frames_of(opened, source.name, looking, preprocess)
+    return _frames_of(reader, source.name, looking, preprocess)
+
+
+def _frames_of(reader: VideoReader, name: str, looking: Looking, preprocess: ChunkPreprocess) -> tuple[Seen, Tensor]:
+    duration = reader.duration
+    if looking.start is not None and looking.start >= duration:
+        raise BadInput(f"{name_of(name)} lasts {duration:.2f} s; a clip cannot begin at {looking.start:g} s.")
+    if looking.end is not None and looking.end > duration + 1 / reader.rate:
+        warnings.warn(
+            f"{name_of(name)} lasts {duration:.2f} s, and is looked at up to there, not to {looking.end:g} s.",
+            UserWarning,
+            stacklevel=2,
+        )
+    boxes = _boxes_of(looking.region, reader, name)
+    found = preprocess.video(reader, looking.start, looking.end, boxes)
+    end = duration if looking.end is None else min(looking.end, duration)
+    seen = Seen(name, "video", len(found.pixels), (found.size[1], found.size[0]), Timeline(found.times, end))
+    return seen, found.pixels
+
+
+def _boxes_of(region: Any, reader: VideoReader, name: str) -> dict[int, tuple[float, float, float, float]] | None:
+    """Frame number → left, top, right, bottom. Raises BadInput for one that does not lie in the frames."""
+    if region is None:
+        return None
+    if isinstance(region, Tracks):
+        if len(region.ids) != 1:
+            raise BadInput(f"the tracks of a region must be of one object; got {len(region.ids)}, take tracks.of(...).")
+        rows = zip(region.frames.tolist(), region.boxes.xyxy.tolist(), strict=True)
+        return {frame: (left, top, right, bottom) for frame, (left, top, right, bottom) in rows}
+    width, height = reader.size
+    given = region if isinstance(region, Mapping) else dict.fromkeys(range(reader.frames), region)
+    found = {}
+    for frame, (left, top, across, down) in given.items():
+        if left >= width or top >= height or left + across <= 0 or top + down <= 0:
+            raise BadInput(
+                f"a region must lie in {name_of(name)}, {width}x{height} pixels; got "
+                f"{left:g},{top:g},{across:g},{down:g}."
+            )
+        found[int(frame)] = (left, top, left + across, top + down)
+    return found
+
+
+def check_box(box: Any) -> None:
+    """Raises BadInput for what is no left, top, width and height with an area."""
+    try:
+        numbers = [float(number) for number in box]
+    except (TypeError, ValueError):
+        raise BadInput(f"a region must be four numbers: left, top, width, height; got {box!r}.") from None
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise BadInput(f"a region must be four finite numbers: left, top, width, height; got {box!r}.")
+    if numbers[2] <= 0 or numbers[3] <= 0:
+        raise BadInput(f"a region must have a width and a height above 0; got {numbers[2]:g} and {numbers[3]:g}.")
+
+
+def _check_inside(box: Sequence[float], found: Chunks, name: str) -> None:
+    width, height = found.size
+    left, top, across, down = box
+    if left >= width or top >= height or left + across <= 0 or top + down <= 0:
+        given = ",".join(f"{number:g}" for number in box)
+        raise BadInput(f"a region must lie in {name}, {width}x{height} pixels; got {given}.")
+
+
+# Inputs
+
+
+def is_many(media: Any) -> bool:
+    """Whether a thing names many inputs: a folder, a pattern, or names on standard input ("-")."""
+    if not isinstance(media, str | os.PathLike):
+        return False
+    text = os.fsdecode(media)
+    path = Path(text).expanduser()
+    return text == "-" or path.is_dir() or (glob.has_magic(text) and not path.exists())
+
+
+def sources_in(media: Any) -> list[Source]:
+    """The pictures or the video of one question; none for None.
+
+    Raises: BadMedia for an input that cannot be read, BadInput for none at all.
+    """
+    if media is None:
+        return []
+    found = list(collect(media))
+    for source in found:
+        if isinstance(source, Failure):
+            raise BadMedia(source.reason)
+    return [source for source in found if isinstance(source, Source)]

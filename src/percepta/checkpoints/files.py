@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from percepta.errors import BadInput, CheckpointMismatch, MissingWeights
 
 WRAPPERS = ("state_dict", "weights", "model", "model_state", "model_state_dict")
 RESULT = "model.safetensors"
+SHARD = re.compile(r"consolidated\.\d+\.pth?|.+-\d+-of-(\d+)\.(?:safetensors|bin)")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # What readers raise on damaged bytes: the restricted unpickler walks whatever it is given.
 DAMAGE = (
@@ -32,10 +34,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, or of a folder that holds exactly one, memory-mapped where possible.
 
     Wrappers ("state_dict", "weights") are opened and a leading "module." is dropped. `.pt` files are read with
-    weights_only=True: code in a pickle is refused, never run.
+    weights_only=True: code in a pickle is refused, never run. A folder with the parts of one checkpoint
+    (`consolidated.00.pth` ..., `model-00001-of-00002.safetensors` ...) is read as their union.
 
     Raises: MissingWeights when there is no such file, CheckpointMismatch when it holds no tensors or cannot be read.
     """
+    shards = _shards(Path(path).expanduser())
+    if shards:
+        return _merged([read_tensors(file) for file in shards], str(path))
     file = find_file(path)
     try:
         content: Any = _read_safetensors(file) if _is_safetensors(file) else _read_torch(file)
@@ -110,6 +116,31 @@ def find_file(path: str | Path) -> Path:
         names = ", ".join(file.name for file in found[:5])
         raise BadInput(f"{str(path)!r} holds {len(found)} checkpoints ({names}); name one of them.")
     return found[0]
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files of a folder that are parts of one checkpoint, all of them there; [] where there are none."""
+    names = sorted(file for file in folder.iterdir() if SHARD.fullmatch(file.name)) if folder.is_dir() else []
+    if len(names) < 2 or (folder / RESULT).exists():
+        return []
+    counts = {match[1] for file in names if (match := SHARD.fullmatch(file.name))}
+    if len(counts) > 1 or not counts <= {None, f"{len(names):05}"}:
+        raise MissingWeights(
+            f"{str(folder)!r} holds {len(names)} parts of a checkpoint, not all of it; fetch the rest."
+        )
+    return names
+
+
+def _merged(parts: list[dict[str, Tensor]], owner: str) -> dict[str, Tensor]:
+    """The union of parts. Raises CheckpointMismatch where two of them hold different tensors of one name."""
+    union: dict[str, Tensor] = {}
+    for part in parts:
+        clash = [key for key in part if key in union and not torch.equal(union[key], part[key])]
+        if clash:
+            hint = "parts of one checkpoint must not disagree; these are slices of tensors, or of two checkpoints"
+            raise CheckpointMismatch(owner, unexpected=clash, hint=hint)
+        union |= part
+    return union
 
 
 def _damaged(file: Path, error: BaseException) -> CheckpointMismatch:

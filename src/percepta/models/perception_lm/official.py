@@ -8,4 +8,4 @@ from __future__ import annotations
 
 from percepta.models.perception_lm.sampling import GenerationSettings
 
-OFFICIAL = GenerationSettings(max_tokens=256, stop_on_first_token=False)
+OFFICIAL = GenerationSettings(stop_on_first_token=False)

@@ -137,14 +137,13 @@ class ChatTemplate:
         """Ids of a segment; neighbouring texts are joined first, as merges go across them."""
         ids: list[int] = []
         text = ""
-        for part in (*parts, ()):
+        for part in parts:
             if isinstance(part, str):
                 text += part
-                continue
-            ids += self.tokenizer.encode(text) if text else []
-            ids += part
-            text = ""
-        return ids
+            elif part:
+                ids += [*(self.tokenizer.encode(text) if text else ()), *part]
+                text = ""
+        return ids + (self.tokenizer.encode(text) if text else [])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, special strings included."""

@@ -20,6 +20,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from percepta.errors import BadInput, nearest, one_of, out_of_range
+from percepta.training.aligning_recipe import AlignRecipe, DistilRecipe
+from percepta.training.answering_recipe import AnswerRecipe
 from percepta.training.data_recipe import (
     FORBID,
     PHOTOGRAPHS,
@@ -165,7 +167,8 @@ class Recipe:
         hard_negative_weight: how many ordinary negatives a hard one counts as; 0 leaves them out.
         mask: mask regularisation, or None for none.
         segment: the simulated user of the objective "segment", or None for the paper's.
-        masked, classify: what the objectives of these names need, or None for their defaults.
+        masked, classify, answer: what the objectives of these names need, or None for their defaults.
+        align, distil: what the objectives align-spatial and distil need; there is no default.
         stages: progressive resolution, in order; empty trains at the model's own size.
         ema: decay of the averaged weights, which then are the result; 0 is off.
         precision: "float32", "bfloat16-products" (float32 weights and sums, matrix products in bfloat16) or
@@ -201,6 +204,9 @@ class Recipe:
     segment: SegmentRecipe | None = None
     masked: MaskedRecipe | None = None
     classify: ClassifyRecipe | None = None
+    answer: AnswerRecipe | None = None
+    align: AlignRecipe | None = None
+    distil: DistilRecipe | None = None
     stages: tuple[Stage, ...] = ()
     ema: float = 0.0
     precision: Precision = "float32"

@@ -114,16 +114,19 @@ class _Source:
         self.file, self.byte, self.line = 0, 0, 0
 
     def next(self) -> Conversation:
-        while True:
+        for _ in range(len(self.data.files) + 1):  # one whole round finds a row, or there is none
             path = self.data.files[self.file]
             with path.open("rb") as opened:
                 opened.seek(self.byte)
                 while line := opened.readline():
                     self.line += 1
-                    if (self.line - 1) % self.readers == self.reader:
-                        self.byte = opened.tell()
+                    self.byte = opened.tell()
+                    if (self.line - 1) % self.readers == self.reader and line.strip():
                         return parse_row(line, self.data.root, f"{path}, line {self.line}", self.data.name)
             self.file, self.byte, self.line = (self.file + 1) % len(self.data.files), 0, 0
+        raise BadInput(
+            f"the data set {self.data.name} has only empty lines for reader {self.reader} of {self.readers}."
+        )
 
     def position(self) -> dict[str, int]:
         return {"file": self.file, "byte": self.byte, "line": self.line}

@@ -372,24 +372,48 @@ def clip_questions(clip: Clip, seed: int) -> tuple[Question, ...]:
     return tuple(dice.shuffled([replace(question, span=question.span or whole) for question in kept]))
 
 
+_IN_THE_BOX = "A red box marks one subject in this video of {frames} frames"
+_NUMBERED = f"{_IN_THE_BOX}, numbered 0 to {{last}}."
+VIDEOBENCH_WORDING = {
+    "region_caption": f"{_IN_THE_BOX}. Tell in detail what it does and what happens to it from frame {{start}} to "
+    "frame {end}.",
+    "when": f'{_NUMBERED} In which frames does this happen: "{{caption}}"? Reply with the first and the last frame '
+    "alone, as [start, end].",
+    "dense": f"{_NUMBERED} Tell all that it does from the first frame to the last, one action a line, each as [start, "
+    "end]: what happens. Where the subject cannot be seen, say so.",
+}
+"""The region tasks of PLM-VideoBench in the words of `evaluation/videobench_prompts.toml`."""
+
+
 def boxed_questions(clip: Clip, index: int, seed: int) -> tuple[Question, ...]:
     """Questions about one object that a red box marks on all frames that show it (`boxed_frames`).
 
-    Captions of parts of the clip, when something happens, and all its parts: the region tasks of PLM-VideoBench.
+    Captions of parts of the clip, when something happens, and all its parts: the region tasks of PLM-VideoBench, in
+    short words or in those of its prompts.
     """
     dice = Dice(seed, QUESTION_STREAM)
-    track = clip.tracks[index]
+    track, frames = clip.tracks[index], len(clip.frames)
     name = with_article(f"{track.object.colour} {track.object.shape}")
-    whole = (0, len(clip.frames) - 1)
-    asked = _whens(dice, clip, lambda _: BOXED, [index], boxed=True)[:3]
-    for part in segments(track):
+    whole, parts = (0, frames - 1), segments(track)
+    asked = _whens(dice, clip, lambda _: BOXED, [index], boxed=True)[:2]
+    said = [part.words for part in parts]
+    for part in parts:
         span = (part.first, part.last)
+        caption = f"{name} {part.words}"
+        numbers = {"frames": frames, "last": frames - 1, "start": part.first, "end": part.last, "caption": caption}
+        long = dice.chance(0.5)
         if part.words != "is out of sight":
             words = f"what does {BOXED} do in the frames {span_text(span)}?"
-            asked.append(Question("region_caption", words, f"{name} {part.words}", object=index, span=span, boxed=True))
+            words = VIDEOBENCH_WORDING["region_caption"].format(**numbers) if long else words
+            asked.append(Question("region_caption", words, caption, object=index, span=span, boxed=True))
+        if said.count(part.words) == 1 and 1 < part.last - part.first <= frames * 2 / 3 - 1:
+            words = f'when does this happen to {BOXED}: "{caption}"?'
+            words = words if long else VIDEOBENCH_WORDING["when"].format(**numbers)
+            asked.append(Question("when", words, span_text(span), object=index, span=span, boxed=True))
     answer = with_article(track.object.name)
     asked.append(Question("region_caption", f"what is {BOXED}?", answer, object=index, span=whole, boxed=True))
     words = f"describe what {BOXED} does, part by part."
+    words = words if dice.chance(0.5) else VIDEOBENCH_WORDING["dense"].format(frames=frames, last=frames - 1)
     asked.append(Question("dense", words, dense_caption(clip, index), object=index, span=whole, boxed=True))
     return tuple(dice.shuffled(asked))
 
@@ -422,7 +446,8 @@ def as_choice(question: Question, seed: int) -> Question:
     dice = Dice(seed, QUESTION_STREAM)
     wrong = dice.pick([option for option in question.options if option != question.answer])
     options = dice.shuffled([question.answer, wrong])
-    asked = f"Question: {question.question}\nOptions:\n(A) {options[0]}\n(B) {options[1]}\nAnswer with the letter."
+    listed = f"Options:\n(A) {options[0]}\n(B) {options[1]}"
+    asked = f"Question: {question.question}\n{listed}\nReply with the best option alone."
     return replace(question, question=asked, answer="AB"[options.index(question.answer)], options=tuple(options))
 
 

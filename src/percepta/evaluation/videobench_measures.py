@@ -1,4 +1,4 @@
-"""Scores of PLM-VideoBench as figures: with intervals, chance, breakdowns, counts of what could not be read, the average.
+"""Scores of PLM-VideoBench as figures: with intervals, chance and breakdowns, and the average.
 
 Unusual: rows of one video (of fgqa, of one question) are drawn together for an interval, since they are not
 independent. What scores without looking (always all frames; a coin) is stated beside each task where it can be.
@@ -94,7 +94,7 @@ def parts_of(score: TaskScore, rows: Sequence[Row]) -> dict[str, list[int]]:
         row = rows[members[0]]
         for name, value in {**row.facts, **_kinds(row)}.items():
             found.setdefault(name, {}).setdefault(value, []).append(place)
-    parts = {}
+    parts: dict[str, list[int]] = {}
     for name, values in found.items():
         if len(values) > 1:
             parts |= {f"{name} {value}": places for value, places in sorted(values.items())}

@@ -186,7 +186,7 @@ class ChunkPreprocess:
     def _frame(self, picture: Image.Image) -> Tensor:
         """(3, S, S) float32 of one frame, resized as bytes."""
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-        small = resize_bytes(pixels, self.image_size, self.image_size)[0].permute(1, 2, 0)
+        small = resize_bytes(pixels, self.image_size, self.image_size, self.rule)[0].permute(1, 2, 0)
         return self._normalise.tensor(Image.fromarray(small.contiguous().numpy()))
 
     def _stacked(self, pictures: Sequence[Image.Image]) -> Tensor:

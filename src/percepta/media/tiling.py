@@ -148,15 +148,19 @@ def resize_bicubic(picture: Image.Image, width: int, height: int, rule: str = "o
     with warnings.catch_warnings():  # PIL's memory is read-only, and only read here
         warnings.simplefilter("ignore", UserWarning)
         pixels = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None]
-    return Image.fromarray(resize_bytes(pixels, height, width)[0].permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(resize_bytes(pixels, height, width, rule)[0].permute(1, 2, 0).contiguous().numpy())
 
 
-def resize_bytes(frames: Tensor, height: int, width: int) -> Tensor:
-    """(N, 3, H, W) uint8 → (N, 3, height, width) uint8: bicubic with antialiasing, clamped and rounded to bytes.
+def resize_bytes(frames: Tensor, height: int, width: int, rule: str = "official") -> Tensor:
+    """(N, 3, H, W) uint8 → (N, 3, height, width) uint8: bicubic with antialiasing.
 
-    How the official code resizes the frames of videos (torchvision's rule for tensors of bytes).
+    How the official code resizes the frames of videos: as floats, clamped and rounded once (torchvision's first
+    transforms). The rule "transformers" resizes bytes, which are rounded and clamped between columns and rows as well
+    (torchvision's second transforms); that port does so with pictures too.
     """
     if frames.shape[-2:] == (height, width):
         return frames
+    if rule == "transformers":
+        return interpolate(frames.contiguous(), (height, width), mode="bicubic", align_corners=False, antialias=True)
     floats = interpolate(frames.float(), (height, width), mode="bicubic", align_corners=False, antialias=True)
     return floats.clamp_(0, 255).round_().to(torch.uint8)

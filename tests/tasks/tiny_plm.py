@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from percepta.media import Preprocess, write_video
+from percepta.media import write_video
+from percepta.media.chunks import ChunkPreprocess
 from percepta.models.perception_encoder import PerceptionEncoderConfig
 from percepta.models.perception_lm import DecoderConfig, PerceptionLMConfig, build
 from percepta.models.perception_lm.chat import ChatTemplate
@@ -43,7 +44,7 @@ def model(seed: int = 5, name: str = "plm-tiny-test") -> Any:
     torch.manual_seed(seed)
     built = build(config()).eval()
     built.name = name
-    built.preprocess = Preprocess(image_size=SIDE, filter="bicubic")
+    built.preprocess = ChunkPreprocess(SIDE, tiles=6, frames=8)
     built.chat = chat()
     return built
 

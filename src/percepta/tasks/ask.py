@@ -95,14 +95,14 @@ def ask(  # noqa: PLR0913 (the front door)
     if many:
         preprocess = speaker.preprocess(looking)
 
-        def views_of(source: Source) -> tuple[list[View], Tensor]:
+        def view_of(source: Source) -> tuple[View, Tensor]:
             seen, pixels = look(source, looking, preprocess)
-            return [View(seen, questions)], pixels
+            return View(seen, questions), pixels
 
-        def finish(_views: list[View], told: list[list[Answer]]) -> Any:
-            return told[0][0] if one else told[0]
+        def finish(_source: Source, _view: View, answers: list[Answer]) -> Any:
+            return answers[0] if one else answers
 
-        return speaker.over(media, views_of, finish, drawing, batch_size, on_error)
+        return speaker.over(media, view_of, finish, drawing, batch_size, on_error)
     seen, pixels = _look(sources, looking, speaker)
     for text in questions:
         speaker.prompt(seen, text, drawing)  # what does not fit is refused before anything is computed

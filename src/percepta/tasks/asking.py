@@ -31,6 +31,7 @@ from percepta.running.preparing import prepare
 from percepta.tasks.asking_chat import chat_of, place_of, sight_of
 from percepta.tasks.asking_int8 import hold_in_int8
 from percepta.tasks.asking_media import Looking, Seen
+from percepta.tasks.asking_prompts import prompts_for
 from percepta.tasks.asking_words import boxes_in, in_seconds, moments_in, settled
 from percepta.tasks.encoder import Encoder
 
@@ -38,6 +39,7 @@ NANO = "plm-nano"
 MAX_TOKENS = 256
 WARM = 0.7  # the temperature of several samples
 PREPARED = 500_000_000  # parameters up to which faster copies of the weights are held beside them, on the CPU
+SMALL_BATCH, SMALL_CHUNK = 16, 64  # chunks at once of a model whose chunks take so few tokens
 TOKENS_AT_ONCE = 16_384  # of prompts that are answered together, so that many questions do not add up
 
 
@@ -93,8 +95,8 @@ class View:
     questions: tuple[str, ...]
 
 
-Views = Callable[[Source], tuple[list[View], Tensor]]
-Finish = Callable[[list[View], list[list[Answer]]], Any]
+ViewOf = Callable[[Source], tuple[View, Tensor]]
+Finish = Callable[[Source, View, list[Answer]], Any]
 
 
 class Speaker:
@@ -132,6 +134,7 @@ class Speaker:
         self.chat: ChatTemplate = chat_of(self.model, weights, chat, system)
         self.model.chat = self.chat
         self.sight = _sight(self.model, weights, chat)
+        self.prompts = prompts_for(self.name)
         self.limit: int = self.model.config.text.max_length
 
     @property
@@ -147,7 +150,7 @@ class Speaker:
         frames = self.sight.get("frames") if looking.frames is None else looking.frames
         tiles = self.sight.get("tiles") if looking.tiles is None else looking.tiles
         told = replace(looking, frames=frames, tiles=tiles)
-        return told.preprocess(self.model.config.image_size, self.chat.tokens_per_chunk, self.name)
+        return told.preprocess(self.model.preprocess, self.chat.tokens_per_chunk, self.name)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(C, 3, S, S) → visual tokens (C, n, width)."""
@@ -157,7 +160,7 @@ class Speaker:
     def prompt(self, seen: Seen, question: str, drawing: Drawing) -> Prompt:
         """The tokens before an answer. Raises BadInput for an empty question, and for what the context cannot hold."""
         check_question(question)
-        found = generation_prompt(self.chat, seen.worded(question), seen.chunks)
+        found = generation_prompt(self.chat, seen.worded(question, self.prompts.region), seen.chunks)
         length, left = len(found.tokens), self.limit - len(found.tokens)
         if left < 1:
             visual = seen.chunks * self.chat.tokens_per_chunk
@@ -207,35 +210,30 @@ class Speaker:
     def over(
         self,
         inputs: Any,
-        views_of: Views,
+        view_of: ViewOf,
         finish: Finish,
         drawing: Drawing,
         batch_size: int | None = None,
         on_error: str = "collect",
     ) -> Stream[Any]:
-        """Questions about each of many inputs, in order; of one input `views_of` gives the views and their chunks."""
+        """Questions about each of many inputs, in order; `view_of` gives an input's view and its chunks."""
 
         def prepare(source: Source) -> Tensor:
-            views, pixels = views_of(source)
-            for view in views:
-                for question in view.questions:
-                    self.prompt(view.seen, question, drawing)  # what does not fit fails this input alone
-            held[id(source)] = views
+            view, pixels = view_of(source)
+            for question in view.questions:
+                self.prompt(view.seen, question, drawing)  # what does not fit fails this input alone
+            held[id(source)] = view
             return pixels
 
         def compute(batch: Tensor, sources: list[Source]) -> list[Any]:
-            views = [held[id(source)] for source in sources]
-            flat = [view for own in views for view in own]
-            features = self.encode(batch.flatten(0, 1)).split([view.seen.chunks for view in flat])
-            told = self.answers_to_all(flat, features, drawing)
-            results, start = [], 0
-            for own, source in zip(views, sources, strict=True):
-                results.append(finish(own, told[start : start + len(own)]))
-                start += len(own)
-                del held[id(source)]
-            return results
+            views = [held.pop(id(source)) for source in sources]
+            features = self.encode(batch.flatten(0, 1)).split([view.seen.chunks for view in views])
+            told = self.answers_to_all(views, features, drawing)
+            return [finish(source, view, own) for source, view, own in zip(sources, views, told, strict=True)]
 
-        held: dict[int, list[View]] = {}
+        held: dict[int, View] = {}
+        if batch_size is None:  # what is decoded ahead counts too: pictures in tiles are large
+            batch_size = SMALL_BATCH if self.chat.tokens_per_chunk <= SMALL_CHUNK else 1
         return self._run(inputs, compute, batch_size, on_error, prepare)
 
     def saying(self, seen: Seen, question: str, features: Tensor | None, drawing: Drawing) -> AnswerStream:

@@ -12,8 +12,8 @@ import glob
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,15 @@ from torch import Tensor
 
 from percepta.errors import BadInput, BadMedia, out_of_range
 from percepta.media import Source, VideoReader, collect, open_picture
-from percepta.media.chunks import ChunkPreprocess, Chunks
-from percepta.media.regions import region_text
+from percepta.media.chunks import ChunkPreprocess
+from percepta.media.regions import LINE_WIDTH, region_text
 from percepta.media.sniffing import name_of
 from percepta.results import Failure, Tracks
 from percepta.tasks.asking_words import Timeline
 
-TILES, FRAMES = 36, 32
-TOY_TILES, TOY_FRAMES = 0, 16
-TOY_SIDE = 128  # pixels a side of a chunk up to which a model is a toy, that has seen no tiles and fewer frames
 MARK = "<|bbox0|>"
-Region = Sequence[float] | Mapping[int, Sequence[float]] | Tracks | None
+SMALL_FRAME = 64  # pixels a side for each pixel of a red box's line, up to the line that models were trained with
+RegionWords = Callable[[Sequence[float], float, float], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +37,8 @@ class Looking:
     """How pictures and videos are looked at.
 
     Attributes:
-        frames: of a video at most; None is 32, of a toy model 16.
-        tiles: of a picture at most, without its thumbnail; 0 is the picture alone; None is 36, of a toy model 0.
+        frames: of a video at most; None is as many as the model was trained with.
+        tiles: of a picture at most, without its thumbnail; 0 is the picture alone; None is likewise.
         visual_tokens: tokens that one input may take at most; makes tiles and frames fewer.
         start, end: seconds of a video between which it is looked at.
         region: left, top, width, height in pixels, that the question is about; of a video also a mapping of frame
@@ -73,11 +71,10 @@ class Looking:
             for box in self.region.values():
                 check_box(box)
 
-    def preprocess(self, side: int, tokens_per_chunk: int, owner: str) -> ChunkPreprocess:
-        """The chunks of a model with inputs of `side` pixels. Raises BadInput for a budget below one chunk."""
-        toy = side <= TOY_SIDE
-        tiles = (TOY_TILES if toy else TILES) if self.tiles is None else self.tiles
-        frames = (TOY_FRAMES if toy else FRAMES) if self.frames is None else self.frames
+    def preprocess(self, given: ChunkPreprocess, tokens_per_chunk: int, owner: str) -> ChunkPreprocess:
+        """A model's own preprocessing, changed by what is asked for. Raises BadInput for a budget below one chunk."""
+        tiles = 0 if given.mode == "vanilla" else given.tiles
+        tiles, frames = tiles if self.tiles is None else self.tiles, self.frames or given.frames
         if self.visual_tokens is not None:
             most = self.visual_tokens // tokens_per_chunk
             if most < 1:
@@ -86,8 +83,7 @@ class Looking:
                     f"{self.visual_tokens}."
                 )
             tiles, frames = min(tiles, most - 1), min(frames, most)
-        mode = "thumb+tile" if tiles else "vanilla"
-        return ChunkPreprocess(side, tiles=max(1, tiles), frames=frames, mode=mode)
+        return replace(given, tiles=max(1, tiles), frames=frames, mode="thumb+tile" if tiles else "vanilla")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ class Seen:
         chunks: pictures, tiles or frames C.
         size: (height, width) of the picture or the frames; None for words and for several pictures.
         timeline: the clock of a video's frames, or None.
-        region: what is put into the question where it names a region, or "".
+        region: left, top, width, height in pixels that are told in words, or None; on frames it is drawn instead.
     """
 
     source: str
@@ -108,13 +104,14 @@ class Seen:
     chunks: int = 0
     size: tuple[int, int] | None = None
     timeline: Timeline | None = None
-    region: str = ""
+    region: tuple[float, float, float, float] | None = None
 
-    def worded(self, question: str) -> str:
+    def worded(self, question: str, words: RegionWords = region_text) -> str:
         """The question, with its region in words where there is one."""
-        if not self.region:
+        if self.region is None or self.size is None:
             return question
-        return question.replace(MARK, self.region) if MARK in question else f"In the region {self.region}: {question}"
+        told = words(self.region, self.size[1], self.size[0])
+        return question.replace(MARK, told) if MARK in question else f"In the region {told}: {question}"
 
 
 NOTHING = Seen("", "text")
@@ -134,11 +131,12 @@ def look(source: Source, looking: Looking, preprocess: ChunkPreprocess) -> tuple
         raise BadInput(f"{name_of(source.name)} is a picture, whose region must be left, top, width, height.")
     picture = open_picture(source.thing)
     found = preprocess.image(picture)
-    words = ""
+    region = None
     if looking.region is not None:
-        _check_inside(looking.region, found, name_of(source.name))
-        words = region_text(looking.region, *found.size)
-    seen = Seen(source.name, "image", len(found.pixels), (found.size[1], found.size[0]), None, words)
+        _check_inside(looking.region, found.size, name_of(source.name))
+        left, top, width, height = (float(number) for number in looking.region)
+        region = left, top, width, height
+    seen = Seen(source.name, "image", len(found.pixels), (found.size[1], found.size[0]), None, region)
     return seen, found.pixels
 
 
@@ -180,7 +178,8 @@ def _frames_of(reader: VideoReader, name: str, looking: Looking, preprocess: Chu
             stacklevel=2,
         )
     boxes = _boxes_of(looking.region, reader, name)
-    found = preprocess.video(reader, looking.start, looking.end, boxes)
+    line = LINE_WIDTH if boxes is None else max(1, min(LINE_WIDTH, min(reader.size) // SMALL_FRAME))
+    found = preprocess.video(reader, looking.start, looking.end, boxes, line_width=line)
     end = duration if looking.end is None else min(looking.end, duration)
     seen = Seen(name, "video", len(found.pixels), (found.size[1], found.size[0]), Timeline(found.times, end))
     return seen, found.pixels
@@ -198,12 +197,9 @@ def _boxes_of(region: Any, reader: VideoReader, name: str) -> dict[int, tuple[fl
     width, height = reader.size
     given = region if isinstance(region, Mapping) else dict.fromkeys(range(reader.frames), region)
     found = {}
-    for frame, (left, top, across, down) in given.items():
-        if left >= width or top >= height or left + across <= 0 or top + down <= 0:
-            raise BadInput(
-                f"a region must lie in {name_of(name)}, {width}x{height} pixels; got "
-                f"{left:g},{top:g},{across:g},{down:g}."
-            )
+    for frame, box in given.items():
+        _check_inside(box, (width, height), name_of(name))
+        left, top, across, down = box
         found[int(frame)] = (left, top, left + across, top + down)
     return found
 
@@ -220,8 +216,8 @@ def check_box(box: Any) -> None:
         raise BadInput(f"a region must have a width and a height above 0; got {numbers[2]:g} and {numbers[3]:g}.")
 
 
-def _check_inside(box: Sequence[float], found: Chunks, name: str) -> None:
-    width, height = found.size
+def _check_inside(box: Sequence[float], size: tuple[int, int], name: str) -> None:
+    width, height = size
     left, top, across, down = box
     if left >= width or top >= height or left + across <= 0 or top + down <= 0:
         given = ",".join(f"{number:g}" for number in box)

@@ -26,9 +26,10 @@ from percepta.layers import Attention, AttentionPooling, Mlp
 from percepta.layers.chunked import PreparedAttention, prepared_attention_of
 from percepta.layers.packed import Choose, PackedLinear, PackedMlp, missing, packed_linear_of, packed_mlp_of
 from percepta.running import machine
+from percepta.running.preparing_decoder import PreparedDecoderLayer, decoder_layer_of
 
 Model = TypeVar("Model", bound=nn.Module)
-PARTS = (PackedLinear, PackedMlp, PreparedAttention)
+PARTS = (PackedLinear, PackedMlp, PreparedAttention, PreparedDecoderLayer)
 FOREIGN_MLPS = {
     "timm.layers.mlp.Mlp",
     "transformers.models.clip.modeling_clip.CLIPMLP",
@@ -110,6 +111,7 @@ def summary(model: nn.Module) -> str:
     """What was replaced, in words, such as "48 linear layers, 12 MLPs and 12 attentions prepared, in float32"."""
     count: Counter[type[nn.Module]] = Counter(type(part) for part in model.modules())
     words = {PackedLinear: "linear layers", PackedMlp: "MLPs", PreparedAttention: "attentions"}
+    words[PreparedDecoderLayer] = "decoder layers"
     parts = [f"{count[kind]} {name}" for kind, name in words.items() if count[kind]]
     if not parts:
         return f"nothing prepared ({missing() or 'no part of it is known'})"
@@ -165,6 +167,8 @@ def _composed(part: nn.Module, choose: Choose) -> nn.Module | None:
         return prepared_attention_of(part, choose)
     if type(part) is Mlp:
         return packed_mlp_of(part, choose)
+    if (layer := decoder_layer_of(part)) is not None:
+        return layer
     name = f"{type(part).__module__}.{type(part).__qualname__}"
     if name not in FOREIGN_MLPS:
         return None

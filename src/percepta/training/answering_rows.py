@@ -134,9 +134,7 @@ def branch_mask(beginning: int, branches: Sequence[int], device: torch.device) -
 
 
 class Branches:
-    """The attention of a row of documents; a `perception_lm.attending.Way`.
-
-    Documents of about the same length are stacked, as many small products are slower than one.
+    """The attention of a row of documents, one after the other; a `perception_lm.attending.Way`.
 
     Args:
         shapes: as of `Row`.

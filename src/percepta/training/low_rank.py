@@ -1,6 +1,7 @@
 """Low-rank changes of linear layers in place of their weights (LoRA, arXiv 2106.09685).
 
-Unusual: no layer is replaced. A hook adds the change to what a layer gives, and the changes live outside the model.
+Unusual: no layer is replaced. A hook adds the change to what a layer gives, and the changes live outside the model; the
+model's own state dict, which is what is saved, has them added to its weights.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class LowRank(nn.Module):
             self.up.append(nn.Parameter(layer.weight.new_zeros(layer.out_features, recipe.rank)))
             layer.requires_grad_(False)
             layer.register_forward_hook(self._added(number))
+        model.register_state_dict_post_hook(self._saved())
 
     def _added(self, number: int) -> Any:
         def hook(layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
@@ -53,8 +55,11 @@ class LowRank(nn.Module):
 
         return hook
 
-    def merged(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The model's state with the changes added to its weights."""
-        changes = zip(self.names, self.down, self.up, strict=True)
-        added = {f"{name}.weight": self.scale * (up @ down).detach() for name, down, up in changes}
-        return {name: value + added[name] if name in added else value for name, value in tensors.items()}
+    def _saved(self) -> Any:
+        def hook(model: nn.Module, tensors: dict[str, Tensor], prefix: str, _: Any) -> None:
+            if prefix:  # as part of a training state the weights stay as they are
+                return
+            for name, down, up in zip(self.names, self.down, self.up, strict=True):
+                tensors[f"{name}.weight"] = tensors[f"{name}.weight"] + self.scale * (up @ down).detach()
+
+        return hook

@@ -130,6 +130,7 @@ class RatesRecipe:
         layers: dotted name of the module that holds `blocks`, such as "image_encoder.trunk"; empty for the model.
         exempt: patterns of names inside `layers` that keep their full rate, such as "*pos_embed*".
         factors: patterns of names ("image_encoder.*") and factors.
+        undecayed: patterns of names without weight decay, beside all vectors; Hiera exempts its position tables.
     """
 
     __pydantic_config__: ClassVar[Any] = FORBID
@@ -138,6 +139,7 @@ class RatesRecipe:
     layers: str = ""
     exempt: tuple[str, ...] = ()
     factors: dict[str, float] = field(default_factory=dict)
+    undecayed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:

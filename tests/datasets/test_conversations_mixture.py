@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import tracemalloc
 from collections import Counter
 from itertools import islice
@@ -16,7 +17,13 @@ from PIL import Image
 
 from percepta.datasets.conversations import Conversation, ConversationData
 from percepta.datasets.conversations_index import ConversationIndex
-from percepta.datasets.conversations_mixture import ConversationMixture, ConversationReader, Losses, parse_mix
+from percepta.datasets.conversations_mixture import (
+    ConversationMixture,
+    ConversationReader,
+    Losses,
+    data_rank,
+    parse_mix,
+)
 from percepta.datasets.conversations_official import OfficialMixture
 from percepta.errors import BadInput, BadMedia
 from percepta.media.chunks import ChunkPreprocess
@@ -125,6 +132,23 @@ def test_a_reading_goes_on_where_it_stood(mixture: ConversationMixture, tmp_path
     fresh = ConversationReader(ConversationMixture(same, {"a": 3, "b": 1, "c": 2}, seed=5), 1, 2)
     fresh.load_state_dict(state)
     assert first + [told(next(fresh).row) for _ in range(23)] == whole
+
+
+def test_a_run_goes_on_with_another_number_of_readers(mixture: ConversationMixture) -> None:
+    whole = [told(shown.row) for shown in islice(ConversationReader(mixture), 42)]
+    two = [ConversationReader(mixture, reader, 2) for reader in range(2)]
+    dealt = [told(next(two[sample % 2]).row) for sample in range(12)]
+    three = [ConversationReader(pickle.loads(pickle.dumps(mixture)), reader, 3, start=12) for reader in range(3)]
+    assert dealt + [told(next(three[sample % 3]).row) for sample in range(30)] == whole
+
+
+def test_every_process_reads_its_own() -> None:
+    """The official rank of 2 replicas of 3 shards is replica x 2 + shard: six processes read as five."""
+    places = [(replica, shard) for replica in range(2) for shard in range(3)]
+    assert [data_rank(replica, shard, 3) for replica, shard in places] == list(range(6))
+    assert len({replica * 2 + shard for replica, shard in places}) == 5
+    with pytest.raises(BadInput, match="shard of data_rank must be 0 to 2"):
+        data_rank(0, 3, 3)
 
 
 def test_a_reading_of_another_mixture_is_not_gone_on_with(mixture: ConversationMixture) -> None:

@@ -8,9 +8,10 @@ any place can be found again without going through those before it.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from percepta.errors import BadInput
 
 BLOCK = 64  # rows from one remembered place to the next
 STRETCH = 64  # blocks whose rows are shuffled among each other
+KEPT = 4  # orders and draws that stay at hand
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class ConversationIndex:
         self.data, self.seed = data, seed
         self._blocks = _find_blocks(data)
         self._ends = np.cumsum(self._blocks.rows)
-        self._order = lru_cache(maxsize=2)(self._blocks_of)
-        self._within = lru_cache(maxsize=4)(self._rows_of)
+        self._orders: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._stretches: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -61,9 +65,9 @@ class ConversationIndex:
         if self.seed is None:
             block = int(np.searchsorted(self._ends, place, side="right"))
             return self._read(block, place - int(self._ends[block] - self._blocks.rows[block]))
-        _, starts = self._order(epoch)
+        _, starts = recent(self._orders, self._blocks_of, epoch)
         stretch = int(np.searchsorted(starts, place, side="right")) - 1
-        blocks, inside = self._within(epoch, stretch)
+        blocks, inside = recent(self._stretches, self._rows_of, epoch, stretch)
         chosen = int(place - starts[stretch])
         return self._read(int(blocks[chosen]), int(inside[chosen]))
 
@@ -75,7 +79,7 @@ class ConversationIndex:
 
     def _rows_of(self, epoch: int, stretch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows of a stretch in their order: block, and place in the block."""
-        blocks = self._order(epoch)[0][stretch * STRETCH : (stretch + 1) * STRETCH]
+        blocks = recent(self._orders, self._blocks_of, epoch)[0][stretch * STRETCH : (stretch + 1) * STRETCH]
         counts = self._blocks.rows[blocks]
         inside = np.concatenate([np.arange(count) for count in counts])
         order = self._generator(epoch, stretch).permutation(len(inside))
@@ -99,6 +103,15 @@ class ConversationIndex:
         except OSError as error:
             raise BadInput(f"{file} cannot be read: {error.strerror or error}.") from None
         raise BadInput(f"{file} has changed since it was opened: line {number + 1} is gone.")
+
+
+def recent(kept: dict[tuple[int, ...], Value], make: Callable[..., Value], *key: int) -> Value:
+    """What `make` gives for some numbers, the last few kept."""
+    if key not in kept:
+        while len(kept) >= KEPT:
+            del kept[next(iter(kept))]
+        kept[key] = make(*key)
+    return kept[key]
 
 
 def _find_blocks(data: ConversationData) -> _Blocks:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from percepta.datasets.conversations import Conversation, ConversationData
-from percepta.datasets.conversations_index import ConversationIndex
+from percepta.datasets.conversations_index import ConversationIndex, recent
 from percepta.errors import BadInput, BadMedia, PerceptaError, nearest, out_of_range
 
 SCHEMA = 1
@@ -93,7 +92,7 @@ class ConversationMixture:
         )
         self.shares: NDArray[np.float64] = raw / raw.sum()
         self._before: list[NDArray[np.int64]] = [np.zeros(len(raw), np.int64)]
-        self._draws = lru_cache(maxsize=4)(self._draws_of)
+        self._kept: dict[tuple[int, ...], NDArray[np.int64]] = {}
 
     def source(self, sample: int) -> str:
         """Which data set sample number `sample` comes from."""
@@ -132,6 +131,9 @@ class ConversationMixture:
             for name, count, wanted, index in zip(self.names, counts, self.shares, self.indices, strict=True)
         }
 
+    def _draws(self, block: int) -> NDArray[np.int64]:
+        return recent(self._kept, self._draws_of, block)
+
     def _draws_of(self, block: int) -> NDArray[np.int64]:
         draws = np.random.default_rng([self.seed, 1, block]).random(DRAWS)
         edges = np.cumsum(self.shares)
@@ -154,6 +156,7 @@ class ConversationReader:
         prepare: a `ChunkPreprocess` that opens pictures and videos; None leaves them closed.
         losses: where rows that are wrong, or whose media cannot be read, are counted; by default the first one ends
             the reading.
+        start: samples that all readers together have seen before; after those of a run that had others, for instance.
 
     Raises: BadInput for a reader out of range.
     """
@@ -165,12 +168,15 @@ class ConversationReader:
         readers: int = 1,
         prepare: Any = None,
         losses: Losses | None = None,
+        start: int = 0,
     ) -> None:
         if readers < 1 or not 0 <= reader < readers:
             raise out_of_range("reader", reader, f"0 to {max(readers, 1) - 1}", owner="a mixture")
+        if start < 0:
+            raise out_of_range("start", start, "0 or more", owner="a mixture")
         self.mixture, self.reader, self.readers = mixture, reader, readers
         self.prepare, self.losses = prepare, losses
-        self.sample = reader
+        self.sample = start + reader
 
     def __iter__(self) -> Iterator[Shown]:
         return self
@@ -215,6 +221,16 @@ class ConversationReader:
         self.sample = int(state["sample"])
         if self.losses is not None and state["losses"] is not None:
             self.losses.load_state_dict(state["losses"])
+
+
+def data_rank(replica: int, shard: int, shards: int) -> int:
+    """The reader of a process of a run that is replicated over groups of `shards` processes: every process its own.
+
+    The official code multiplies by the number of replicas instead, so that with several shards some read the same.
+    """
+    if not 0 <= shard < shards or replica < 0:
+        raise out_of_range("shard", shard, f"0 to {shards - 1}, and the replica 0 or more", owner="data_rank")
+    return replica * shards + shard
 
 
 class Losses:

@@ -25,7 +25,6 @@ from percepta.media.preprocess import Preprocess, from_lab
 from percepta.media.regions import LINE_WIDTH, RED, boxes_by_frame, red_box
 from percepta.media.sniffing import kind_of, name_of, read_head
 from percepta.media.tiling import MODES, RULES, picture_chunks, resize_bytes
-from percepta.media.videos import VideoReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +145,8 @@ class ChunkPreprocess:
 
         Raises: BadInput, BadMedia: a video without frames, or that cannot be read; a clip beyond its end.
         """
+        from percepta.media.videos import VideoReader
+
         drawn = boxes_by_frame(boxes or {})
         if isinstance(source, VideoReader):
             return self._frames_of(source, source.rate, start, end, drawn, (colour, line_width))
@@ -167,6 +168,8 @@ class ChunkPreprocess:
         boxes: Mapping[int, Sequence[float]],
         pen: tuple[tuple[int, int, int], int],
     ) -> Chunks:
+        from percepta.media.videos import VideoReader
+
         numbers = frame_indices(len(source), rate, self.frames, start, end, self.rule)
         if isinstance(source, VideoReader):
             pictures, times = source.read(numbers), tuple(source.timestamps[numbers].tolist())
@@ -207,8 +210,6 @@ def rgb_picture(thing: Any) -> Image.Image:
 
 def _is_video(thing: Any) -> bool:
     """By content. A path that cannot be opened is left to the reader of pictures, which says why."""
-    if isinstance(thing, VideoReader):
-        return True
     if isinstance(thing, np.ndarray):
         return thing.ndim == 4
     if isinstance(thing, bytes):
@@ -218,4 +219,6 @@ def _is_video(thing: Any) -> bool:
             return kind_of(read_head(Path(os.fspath(thing)).expanduser())) == "video"
         except (OSError, ValueError) as error:
             raise unreadable(name_of(os.fspath(thing)), error) from None
-    return False
+    from percepta.media.videos import VideoReader
+
+    return isinstance(thing, VideoReader)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from percepta.speedups.diffusion import merge_diffusion_tokens
     from percepta.speedups.hydra import hydra_attention
     from percepta.speedups.merging import merge_tokens
+    from percepta.tasks.ask import ask
+    from percepta.tasks.caption import caption
     from percepta.tasks.classify import classify
     from percepta.tasks.embed import embed
     from percepta.tasks.evaluate import evaluate
@@ -57,6 +59,8 @@ _HOME = {
     "merge_diffusion_tokens": "speedups.diffusion",
     "hydra_attention": "speedups.hydra",
     "merge_tokens": "speedups.merging",
+    "ask": "tasks.ask",
+    "caption": "tasks.caption",
     "classify": "tasks.classify",
     "embed": "tasks.embed",
     "evaluate": "tasks.evaluate",
@@ -77,7 +81,9 @@ __all__ = [
     "MissingWeights",
     "PerceptaError",
     "UnknownModel",
+    "ask",
     "build",
+    "caption",
     "classify",
     "describe",
     "duplicates",

@@ -228,7 +228,9 @@ def _check_inside(box: Sequence[float], size: tuple[int, int], name: str) -> Non
 
 
 def is_many(media: Any) -> bool:
-    """Whether a thing names many inputs: a folder, a pattern, or names on standard input ("-")."""
+    """Whether a thing names many inputs: a folder, a pattern, or names on standard input ("-"), or holds such a name."""
+    if isinstance(media, list | tuple):
+        return any(is_many(item) for item in media)
     if not isinstance(media, str | os.PathLike):
         return False
     text = os.fsdecode(media)

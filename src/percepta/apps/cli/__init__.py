@@ -17,6 +17,8 @@ from typing import Any
 import typer
 
 from percepta.apps.cli import (
+    ask,
+    caption,
     classify,
     demo,
     duplicates,
@@ -45,6 +47,7 @@ Examples:
   percepta embed photos/ -o photos.npy
   percepta segment truck.jpg --point 500,375 -o cut/
   percepta track field.mp4 --point 412,233 -o cow/
+  percepta ask photo.jpg "what is the man holding?"
 """
 
 app = typer.Typer(
@@ -58,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_VERBS: tuple[Any, ...] = (models, classify, embed, features, index, search, duplicates, segment, track)
+_VERBS: tuple[Any, ...] = (models, classify, embed, features, index, search, duplicates, segment, track, caption, ask)
 for _verb in (*_VERBS, speedup, train, evaluate, export, demo):
     _verb.register(app)
 

@@ -1,4 +1,4 @@
-"""Answers and captions on the command line: how they are printed, and a file of them that grows while the work goes on.
+"""Answers and captions on the command line: printed, in a file that grows while the work goes on, as subtitles.
 
 Unusual: every line says what it was made with, so that answers of two models, questions or settings never stand in one
 file; the lines of an input are written at once, and a last one that was cut off is done again.
@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from percepta.apps.cli.common import left_of, shown
-from percepta.errors import BadInput
+from percepta.errors import BadInput, one_of
 from percepta.results import Answer
+from percepta.results.formats.subtitles import FORMATS
 
 _LINE = b'{"source": '  # how a line begins
 
@@ -92,6 +93,49 @@ class AnswerFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+class Subtitles:
+    """A file of subtitles for each of many videos, beside a file of lines.
+
+    Args:
+        out: the file of lines; captions.jsonl gets captions.srt/NAME.srt.
+        kind: "srt" or "vtt".
+    """
+
+    def __init__(self, out: Path, kind: str) -> None:
+        self.folder, self.ending = out.with_suffix(f".{kind}"), f".{kind}"
+        self._stems: dict[str, str] = {}
+
+    @staticmethod
+    def check(kind: str) -> None:
+        """Raises BadInput for another kind."""
+        if f".{kind}" not in FORMATS:
+            raise one_of("--subtitles", kind, [ending[1:] for ending in FORMATS])
+
+    def name(self, sources: Sequence[Any]) -> None:
+        """Give every source its file, in the order of all inputs, so that a run that goes on gives the same names."""
+        for source in sources:
+            name = str(getattr(source, "name", ""))
+            plain_name = "".join(c if c.isprintable() and c not in '<>:"/\\|?*' else "_" for c in Path(name).stem)
+            plain_name = plain_name.strip(" .")[:120] or "video"
+            number, stem = 1, plain_name
+            while stem in self._stems.values() and self._stems.get(name) != stem:
+                number += 1
+                stem = f"{plain_name} ({number})"
+            self._stems.setdefault(name, stem)
+
+    def write(self, answer: Answer) -> None:
+        """The subtitles of one video."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.save(self.folder / f"{self._stems[answer.source]}{self.ending}", answer)
+
+    @staticmethod
+    def save(path: Path, answer: Answer) -> None:
+        """Write one file; it appears whole or not at all."""
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(FORMATS[path.suffix.lower()](answer), encoding="utf-8")
+        partial.replace(path)
 
 
 def print_answer(answer: Answer, name: bool = False, question: bool = False) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from percepta.apps.cli import asking, common
-from percepta.apps.cli.answers import AnswerFile, plain, print_answer
+from percepta.apps.cli.answers import AnswerFile, print_answer
 from percepta.apps.cli.common import (
     BatchSize,
     Debug,
@@ -67,7 +67,7 @@ def ask(  # noqa: PLR0913 (the options of a command)
     end: asking.End = None,
     samples: Samples = 1,
     temperature: asking.Temperature = None,
-    max_tokens: asking.MaxTokens = 256,
+    max_tokens: asking.MaxTokens = None,
     seed: asking.Seed = 0,
     stream: Streaming = False,
     each: Each = False,
@@ -91,36 +91,42 @@ def ask(  # noqa: PLR0913 (the options of a command)
     Several pictures are asked about together, a folder one by one. Intervals that the model names stand as seconds.
     An answer is the model's, without any measure of how sure it is."""
     media, questions = split(words or [], question or [])
-    many = each or is_many(media)
+    many = each or is_many(media) or (out is not None and len(media) == 1)
     _check(questions, many, {"--stream": stream, "-o": out, "--resume": resume, "--limit": limit}, as_json)
     common.check_ending(out, (".jsonl", ".json"))
     common.check_output(out, overwrite, resume)
-    looked = {"region": asking.region_of(region), "frames": frames, "tiles": tiles, "visual_tokens": visual_tokens}
-    looked |= {"start": start, "end": end}
-    drawn = {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    speaker = _speaker(model, weights, device, dtype, {"system": system, "chat": chat, "int8": int8})
-    asked = {"question": questions[0] if len(questions) == 1 else questions, **looked, **drawn}
+    asked: dict[str, Any] = {"question": questions[0] if len(questions) == 1 else questions}
+    asked |= {"region": asking.region_of(region), "frames": frames, "tiles": tiles, "visual_tokens": visual_tokens}
+    asked |= {"start": start, "end": end, "samples": samples, "temperature": temperature}
+    asked |= {"max_tokens": max_tokens, "seed": seed}
+    sources = common.gather(media, limit) if many else []
+    speaker = asking.speaker(model, weights, device, dtype, {"system": system, "chat": chat, "int8": int8})
     if many:
-        _over(common.gather(media, limit), asked, speaker, batch_size, (out, resume), as_json)
-        return
+        _over(sources, asked, speaker, batch_size, (out, resume), as_json)
+    else:
+        _once(media, asked | {"model": speaker}, stream, as_json)
+
+
+def _once(media: list[str], asked: dict[str, Any], stream: bool, as_json: bool) -> None:
+    """Ask about one thing, or about several pictures together."""
     from percepta.tasks.ask import ask as run
 
     thing: Any = media[0] if len(media) == 1 else media or None
     if stream:
-        pieces = run(thing, **asked, stream=True, model=speaker)
+        pieces = run(thing, **asked, stream=True)
         for piece in pieces:
             print(plain_piece(piece), end="", flush=True)
         print(flush=True)
         _tell_cut([pieces.answer])
         return
-    answers = run(thing, **asked, model=speaker)
-    told = answers if isinstance(answers, list) else [answers]
-    for answer in told:
+    found = run(thing, **asked)
+    answers = found if isinstance(found, list) else [found]
+    for answer in answers:
         if as_json:
             print(json.dumps(answer.to_dict()), flush=True)
         else:
-            print_answer(answer, question=len(told) > 1)
-    _tell_cut(told)
+            print_answer(answer, question=len(answers) > 1)
+    _tell_cut(answers)
 
 
 def split(words: list[str], questions: list[str]) -> tuple[list[str], list[str]]:
@@ -135,10 +141,10 @@ def split(words: list[str], questions: list[str]) -> tuple[list[str], list[str]]
 
 
 def is_many(media: list[str]) -> bool:
-    """Whether one word names many inputs, each to be asked about: a folder, a pattern, or names on standard input."""
-    from percepta.tasks.asking_media import is_many as one_names_many
+    """Whether a word names many inputs, each to be asked about: a folder, a pattern, or names on standard input."""
+    from percepta.tasks.asking_media import is_many as names_many
 
-    return len(media) == 1 and one_names_many(media[0])
+    return names_many(media)
 
 
 def plain_piece(piece: str) -> str:
@@ -157,12 +163,6 @@ def _check(questions: list[str], many: bool, given: dict[str, Any], as_json: boo
         raise BadInput("--resume needs -o FILE, the output to go on with.")
     if given["-o"] is not None and as_json:
         raise BadInput("-o and --json exclude each other; -o FILE.jsonl writes JSON, one object a line.")
-
-
-def _speaker(model: str, weights: str | None, device: str, dtype: str | None, how: dict[str, Any]) -> Any:
-    from percepta.tasks.asking import Speaker
-
-    return Speaker(model, device, dtype, weights, **how)
 
 
 def _over(
@@ -206,14 +206,4 @@ def write(answers: list[Any], file: AnswerFile | None, as_json: bool) -> None:
 def _tell_cut(answers: Iterable[Any]) -> None:
     for answer in answers:
         if not answer.complete:
-            common.say(
-                f"the answer is cut off after {common.counted(answer_tokens(answer), 'word')}; see --max-tokens."
-            )
-
-
-def answer_tokens(answer: Any) -> int:
-    """Words of an answer."""
-    return len(answer.text.split())
-
-
-__all__ = ["ask", "is_many", "plain", "plain_piece", "register", "split", "write"]
+            common.say("the answer is cut off at its limit of tokens; --max-tokens N lets it go on.")

@@ -11,10 +11,10 @@ from percepta.errors import BadInput
 
 NANO = "plm-nano"
 
-Frames = Annotated[int | None, typer.Option("--frames", metavar="N", help="Frames of a video; 32, of a toy fewer.")]
-Tiles = Annotated[
-    int | None, typer.Option("--tiles", metavar="N", help="Tiles of a picture at most; 36, 0 is the picture alone.")
+Frames = Annotated[
+    int | None, typer.Option("--frames", metavar="N", help="Frames of a video at most; 32, of a toy 16.")
 ]
+Tiles = Annotated[int | None, typer.Option("--tiles", metavar="N", help="Tiles of a picture; 36, of a toy 0.")]
 VisualTokens = Annotated[
     int | None, typer.Option("--visual-tokens", metavar="N", help="Tokens for what is seen at most: time and memory.")
 ]
@@ -23,7 +23,9 @@ End = Annotated[float | None, typer.Option("--end", metavar="SECONDS", help="Whe
 Temperature = Annotated[
     float | None, typer.Option("--temperature", metavar="X", help="0 says the likeliest, more varies; 0.7 for samples.")
 ]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", help="Length of an answer at most.")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", metavar="N", help="Length of an answer at most; 256, or what is left.")
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of what is drawn.")]
 System = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="System text; by default that of the checkpoint.")
@@ -48,7 +50,14 @@ def region_of(text: str | None) -> tuple[float, float, float, float] | None:
     return left, top, width, height
 
 
+def speaker(model: str, weights: str | None, device: str, dtype: str | None, how: dict[str, Any]) -> Any:
+    """The model with its chat. Raises: UnknownModel, MissingWeights, CheckpointMismatch, BadInput."""
+    from percepta.tasks.asking import Speaker
+
+    return Speaker(model, device, dtype, weights, **how)
+
+
 def made_with(speaker: Any, asked: dict[str, Any]) -> str:
-    """What answers depend on, in words on one line: the model, its system text, and what differs from None."""
-    told = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
-    return f"{speaker.maker}, {told}"
+    """What answers depend on, in words on one line: the model, its system text, and what was asked for."""
+    told = [f"{name} {value}" for name, value in asked.items() if value is not None and value is not False]
+    return " ".join(", ".join([speaker.maker, *told]).split())

@@ -18,6 +18,7 @@ from PIL import Image
 
 from percepta.errors import BadInput, BadMedia, MissingExtra, one_of, out_of_range
 from percepta.media import VideoReader
+from percepta.media.clip_frames import frame_indices
 from percepta.media.regions import red_box
 
 TASKS = ("fgqa", "sgqa", "rcap", "rtloc", "rdcap")
@@ -303,27 +304,39 @@ def sampled_frames(total: int, count: int = 32, repeat: bool = True) -> list[int
     return [round(number * step) for number in range(count)]
 
 
-def frames_of_region(reader: VideoReader, boxes: Mapping[int, Box], count: int = 32) -> list[Image.Image]:
-    """The frames that a region task shows, with a red box of 4 pixels where there is one; only these are decoded.
+def frames_for(row: Row, reader: VideoReader, count: int = 32) -> dict[int, Image.Image]:
+    """The frames that a task shows of a video, by number; only these are decoded. A number may come twice.
 
-    Args:
-        reader: the video at 6 frames a second, or at a multiple of it (24), of which every fourth frame counts.
-        boxes: by number of the frame at 6 frames a second.
+    Region tasks: even steps, numbered at 6 frames a second; of a faster video (24) every fourth frame counts. Questions
+    of smart glasses: even steps, each once. Fine-grained questions: one a second, thinned to `count`, as the Perception
+    Language Model loads videos.
 
     Raises: BadMedia for frames that cannot be read.
     """
-    step = stride_of(reader.rate)
-    numbers = sampled_frames(-(-reader.frames // step), count)
-    pictures = reader.read([number * step for number in numbers])
+    step = stride_of(reader.rate) if row.task in REGION_TASKS else 1
+    if row.task == "fgqa":
+        numbers = frame_indices(reader.frames, reader.rate, count)
+    else:
+        numbers = sampled_frames(-(-reader.frames // step), count, repeat=row.task in REGION_TASKS)
+    return dict(zip(numbers, reader.read([number * step for number in numbers]), strict=True))
+
+
+def shown_frames(
+    row: Row, pictures: Mapping[int, Image.Image], boxes: Mapping[int, Box], total: int, count: int = 32
+) -> list[Image.Image]:
+    """What a model sees: the frames, with a red box of 4 pixels on those that have one, where a region is meant.
+
+    Args:
+        pictures: of `frames_for`.
+        boxes: by number of the frame at 6 frames a second.
+        total: frames of the video at 6 frames a second.
+    """
+    if row.task not in REGION_TASKS:
+        return list(pictures.values())
     return [
-        red_box(picture, boxes[number]) if number in boxes else picture
-        for number, picture in zip(numbers, pictures, strict=True)
+        red_box(pictures[number], boxes[number]) if number in boxes else pictures[number]
+        for number in sampled_frames(total, count)
     ]
-
-
-def frames_of_whole(reader: VideoReader, count: int = 32) -> list[Image.Image]:
-    """The frames that a question about a whole video shows. Raises BadMedia for frames that cannot be read."""
-    return reader.read(sampled_frames(reader.frames, count, repeat=False))
 
 
 def stride_of(rate: float) -> int:

@@ -86,6 +86,7 @@ from percepta.evaluation.scenes import (
     scenes_retrieval_protocol,
     scenes_video_retrieval_protocol,
 )
+from percepta.evaluation.scenes_videobench import evaluate_scenes_videobench, scenes_videobench_protocol
 from percepta.evaluation.scenes_vos import (
     evaluate_scenes_clicks,
     evaluate_scenes_vos,
@@ -144,6 +145,7 @@ __all__ = [
     "evaluate_scenes_segmentation",
     "evaluate_scenes_tracking",
     "evaluate_scenes_video_retrieval",
+    "evaluate_scenes_videobench",
     "evaluate_scenes_vos",
     "evaluate_scenes_words",
     "evaluate_segmentation",
@@ -181,6 +183,7 @@ __all__ = [
     "scenes_segmentation_protocol",
     "scenes_tracking_protocol",
     "scenes_video_retrieval_protocol",
+    "scenes_videobench_protocol",
     "scenes_vos_protocol",
     "scenes_words_protocol",
     "score_masks",

@@ -1,4 +1,4 @@
-"""The twin of PLM-VideoBench on generated clips: its five tasks, scored by its rules, offline and without a judge model.
+"""The twin of PLM-VideoBench on generated clips: its five tasks, scored by its rules, offline, without a judge model.
 
 Order of this file: the protocol, items from clips, what is known without looking, the evaluation.
 Unusual: answers come from a grammar, so that a judge who wants the same words is enough. Beside each figure stand what

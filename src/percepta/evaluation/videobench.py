@@ -294,7 +294,8 @@ def _dense(row: Row, said: str, reply: Reply, frames: int, keep_pairs: bool) -> 
     likeness: NDArray[np.float64] = np.array([[mark.score for mark in line] for line in marks])
     facts["unreadable_replies"] = sum(not mark.readable for line in marks for mark in line)
     if keep_pairs:
-        facts |= {"gold_segments": gold, "pairs": [list(pair) for pair in match_in_order(iou * likeness).pairs]}
+        facts |= {"gold_segments": gold, "said_segments": [list(one) for one in segments]}
+        facts |= {"pairs": [list(pair) for pair in match_in_order(iou * likeness).pairs]}
     return Sample(row.uid, soda_c(iou, likeness), facts)
 
 

@@ -22,11 +22,13 @@ class Asked:
         frames: RGB pictures of a video, or (T, H, W, 3) uint8.
         prompt: the words.
         max_new_tokens: how long the answer may be.
+        as_video: whether frames are resized as those of a video are, or as pictures.
     """
 
     frames: Any
     prompt: str
     max_new_tokens: int
+    as_video: bool = True
 
 
 class AnswersMany(Protocol):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from percepta.errors import BadInput, one_of, out_of_range
 from percepta.evaluation import Evaluation, Protocol
@@ -22,12 +21,15 @@ from percepta.running.progress import Progress
 from percepta.tasks.encoder import NANO, Encoder
 from percepta.tasks.evaluating.batches import Batches
 from percepta.tasks.evaluating.table import GROUPS, PROTOCOLS, Data
+from percepta.tasks.evaluating.videobench import run_answering
 from percepta.tasks.prompts import class_names, templates_of
 from percepta.tasks.segment import NANO as PROMPTABLE_NANO
 
+TOGETHER = 64  # pictures, frames or texts at once
 RESOLVED: dict[str, Callable[[Any], Any]] = {"templates": templates_of, "classes": class_names}
 """Settings that may be given by a name, and what they become before the protocol is hashed."""
 CHOICES = frozenset({"pooling", "criterion", "resize", "sampling", "split", "resolution", "question", "prompt", "mode"})
+CHOICES |= {"judge", "variant", "prompts", "option rule"}
 """Settings in words that may be replaced; the others in words only say what is done."""
 KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
@@ -41,12 +43,12 @@ KINDS: tuple[tuple[Any, str], ...] = (
 
 def evaluate(
     protocols: str | Protocol | Sequence[str | Protocol],
-    model: str | nn.Module | None = None,
+    model: Any = None,
     weights: str | Path | None = None,
     data: str | Path | Mapping[str, str | Path] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: Callable[[str], Progress] | None = None,
     settings: Mapping[str, Any] | None = None,
     on_error: str = "collect",
@@ -57,11 +59,12 @@ def evaluate(
         protocols: names of `PROTOCOLS`, "nano" for those of the nano model's card, or protocols of these names with
             other settings.
         model: a name or a loaded model; None is the nano model of the kind that the protocols are for. Most need one
-            with a text tower, some one that takes prompts.
+            with a text tower, some one that takes prompts, some one that answers: for these also any callable
+            (frames, prompt) → text.
         weights: a file or folder for the model's name, in any layout of its family.
         data: where the data of protocols lie that need some; {"data": ..., "train": ...} where the training part lies
-            elsewhere.
-        batch_size: pictures, frames or texts at once, 1 or more.
+            elsewhere; {"run": ...}, a folder in which videobench keeps its stages and goes on.
+        batch_size: pictures, frames or texts at once, 1 or more; 64, of questions about videos 4.
         progress: makes the Progress of a piece of work from its name, such as the class itself; None keeps silent.
         settings: of the protocols given by name, to be replaced: such as {"layers": [3, -1]}. Each must be a setting
             of one of them. Templates may be named as for `classify`, classes "imagenet" or by a file of names.
@@ -76,29 +79,34 @@ def evaluate(
     if on_error not in ON_ERROR:
         raise one_of("on_error", on_error, ON_ERROR)
     chosen = protocols_of(protocols, settings)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise out_of_range("batch_size", batch_size, "1 or more", "evaluate")
     places = _places(data)
     for protocol in chosen:
         needed = PROTOCOLS[protocol.name].data
         if needed and "data" not in places:
             raise BadInput(f"{protocol.name} needs {needed}: pass data (on the command line --data).")
-    prompts = _takes_prompts(chosen)
+    if _are(chosen, "answers"):
+        return run_answering(chosen, model, weights, places, device, dtype, batch_size, progress)
+    prompts = _are(chosen, "prompts")
     encoder = Encoder((PROMPTABLE_NANO if prompts else NANO) if model is None else model, device, dtype, weights)
     if hasattr(encoder.model, "session") and not prompts:
         raise BadInput(f"{chosen[0].name} measures encoders; {encoder.name} takes prompts and gives masks.")
     if any(PROTOCOLS[protocol.name].words for protocol in chosen):
         encoder.need_words("evaluate")
-    batches = Batches(encoder, batch_size, progress, on_error)
+    batches = Batches(encoder, TOGETHER if batch_size is None else batch_size, progress, on_error)
     return _run(chosen, batches, places, "" if weights is None else Path(weights).name)
 
 
-def _takes_prompts(protocols: Sequence[Protocol]) -> bool:
-    """Whether protocols are for models that take prompts. Raises: BadInput where some are and others are not."""
-    kinds = {one.name: PROTOCOLS[one.name].prompts for one in protocols}
+WORK = {"prompts": "take prompts and {} for encoders", "answers": "answer questions and {} for others"}
+
+
+def _are(protocols: Sequence[Protocol], kind: str) -> bool:
+    """Whether protocols are for models of a kind ("prompts", "answers"). Raises: BadInput where only some are."""
+    kinds = {one.name: getattr(PROTOCOLS[one.name], kind) for one in protocols}
     if len(set(kinds.values())) > 1:
-        first, other = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
-        raise BadInput(f"{first} is for models that take prompts and {other} for encoders; run them one by one.")
+        first, other = (next(name for name, own in kinds.items() if own is wanted) for wanted in (True, False))
+        raise BadInput(f"{first} is for models that {WORK[kind].format(other)}; run them one by one.")
     return any(kinds.values())
 
 
@@ -160,8 +168,8 @@ def _fitting(what: str, usual: Any, given: Any) -> Any:
 def _places(data: str | Path | Mapping[str, str | Path] | None) -> Data:
     given = {} if data is None else data if isinstance(data, Mapping) else {"data": data}
     for name in given:
-        if name not in ("data", "train"):
-            raise one_of("data", name, ("data", "train"), "evaluate")
+        if name not in ("data", "train", "run"):
+            raise one_of("data", name, ("data", "train", "run"), "evaluate")
     return {name: Path(place).expanduser() for name, place in given.items()}
 
 

@@ -24,9 +24,10 @@ Examples:
   percepta evaluate nano --data cifar10-test.parquet -o scores.png
   percepta evaluate vos --data DAVIS/ --model sam2.1-hiera-tiny --set prompt="3 clicks"
   percepta evaluate scenes-vos scenes-clicks
+  percepta evaluate scenes-videobench --task fgqa,rtloc -o scores.html
+  percepta evaluate videobench --data PLM-VideoBench/ --model plm-1b --judge http://localhost:8000/v1#NAME --run kept/
 """
-ENDINGS = (".json", ".png")
-TOGETHER = 64  # pictures, frames or texts at once
+ENDINGS = (".json", ".png", ".html")
 
 Protocols = Annotated[
     list[str] | None,
@@ -45,11 +46,21 @@ Templates = Annotated[
     str | None,
     typer.Option("--templates", "--template", metavar="NAME", help="imagenet, kinetics, ucf101, none, or a text."),
 ]
+Tasks = Annotated[str | None, typer.Option("--task", "--tasks", metavar="LIST", help="Of videobench: fgqa,rtloc ...")]
+Judged = Annotated[
+    str | None,
+    typer.Option("--judge", metavar="NAME", help="Of videobench: exact, overlap, local:MODEL, or URL#MODEL."),
+]
+Kept = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="Where videobench keeps its stages, and goes on from.")
+]
 Other = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as k=5 or pooling=class."),
 ]
-Scores = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Scores as .json, or bars as .png.")]
+Scores = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Scores as .json, bars as .png, of videobench .html.")
+]
 AnyModel = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="A name or a file; by default the nano model of the kind.")
 ]
@@ -70,6 +81,9 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
     layers: Layers = None,
     classes: Classes = None,
     templates: Templates = None,
+    task: Tasks = None,
+    judge: Judged = None,
+    kept: Kept = None,
     other: Other = None,
     out: Scores = None,
     picture: Picture = None,
@@ -92,14 +106,19 @@ def evaluate(  # noqa: PLR0913 (the options of a command)
         return
     if not {*PROTOCOLS, *GROUPS} >= set(protocols):
         print(listing(), file=sys.stderr)
-    chosen = protocols_of(protocols, settings_of(layers, classes, templates, other))
+    asked = settings_of(layers, classes, templates, other) | {"judge": judge, "tasks": task and task.split(",")}
+    chosen = protocols_of(protocols, {name: value for name, value in asked.items() if value is not None})
     for path, endings in ((out, ENDINGS), (picture, (".png",))):
         common.check_ending(path, endings)
         common.check_output(path, overwrite)
-    places = {name: place for name, place in (("data", data), ("train", train)) if place is not None}
-    together = TOGETHER if batch_size is None else batch_size
+    others = [one.name for one in chosen if not PROTOCOLS[one.name].answers]
+    if out is not None and out.suffix.lower() == ".html" and others:
+        raise BadInput(
+            f"-o FILE.html is for videobench and scenes-videobench, not for {others[0]}; pass .json or .png."
+        )
+    places = {name: place for name, place in (("data", data), ("train", train), ("run", kept)) if place is not None}
     found = []
-    for result in run(chosen, model, weights, places, device, dtype, together, common.progress):
+    for result in run(chosen, model, weights, places, device, dtype, batch_size, common.progress):
         found.append(result)
         if as_json:
             print(json.dumps(result.to_dict()), flush=True)
@@ -191,7 +210,12 @@ def _figure(measure: Any, value: float | None) -> str:
 
 
 def write_scores(path: Path, results: list[Any]) -> None:
-    """All scores as a JSON list, or the headlines as bars, told by the ending."""
+    """All scores as a JSON list, the headlines as bars, or videobench as a page with its frames, told by the ending."""
+    if path.suffix.lower() == ".html":
+        from percepta.apps.report.videobench import write_page
+
+        write_page(path, results)
+        return
     if path.suffix.lower() == ".json":
         path.write_text(json.dumps([result.to_dict() for result in results], indent=2) + "\n", encoding="utf-8")
         return

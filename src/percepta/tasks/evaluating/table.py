@@ -15,6 +15,7 @@ from percepta.tasks.evaluating.dense import on_scenes, run_davis, run_segmentati
 from percepta.tasks.evaluating.moments import run_scenes_moments, scenes_moments
 from percepta.tasks.evaluating.nothing_here import run_cifar10_nothing_here, run_scenes_nothing_here
 from percepta.tasks.evaluating.pictures import by_layer, by_resize
+from percepta.tasks.evaluating.videobench import DATA, run_answering, videobench_protocol
 from percepta.tasks.evaluating.vos import VIDEOS, run_scenes_vos, run_vos, run_vos_interactive
 from percepta.tasks.evaluating.words import run_scenes_words
 from percepta.tasks.prompts import class_names, templates_of
@@ -34,6 +35,7 @@ class Evaluator:
         data: the data that it cannot do without, in words; empty for none.
         words: whether the model needs a text tower.
         prompts: whether it is for models that take prompts, such as SAM 2, instead of encoders.
+        answers: whether it is for models that answer questions, such as PLM; these are run together.
     """
 
     make: Callable[[], Protocol]
@@ -42,6 +44,7 @@ class Evaluator:
     data: str = ""
     words: bool = True
     prompts: bool = False
+    answers: bool = False
 
 
 def _cifar10(protocol: Protocol, batches: Batches, data: Data) -> Evaluation:
@@ -84,6 +87,15 @@ def _promptable(
     make: Callable[[], Protocol], run: Callable[[Protocol, Batches, Data], Evaluation], line: str, data: str = ""
 ) -> Evaluator:
     return Evaluator(make, run, line, data, words=False, prompts=True)
+
+
+def _answering(make: Callable[[], Protocol], line: str, data: str = "") -> Evaluator:
+    """One for models that answer: `run_answering` runs it, not an encoder's batches."""
+
+    def run(protocol: Protocol, batches: Batches, data: Data) -> Evaluation:
+        return next(run_answering([protocol], batches.encoder.model, None, data))
+
+    return Evaluator(make, run, line, data, words=False, answers=True)
 
 
 LABELLED = "labelled pictures: a folder of classes, webdataset tar files, or parquet or arrow with a column of labels"
@@ -241,6 +253,15 @@ PROTOCOLS: dict[str, Evaluator] = {
         evaluation.scenes_clicks_protocol,
         lambda protocol, batches, _: run_scenes_clicks(protocol, batches),
         "mIoU of objects in generated scenes after 1 to 5 clicks",
+    ),
+    "videobench": _answering(
+        videobench_protocol,
+        "PLM-VideoBench: fine-grained and smart-glasses questions, captions and times of regions, and all they do",
+        DATA,
+    ),
+    "scenes-videobench": _answering(
+        evaluation.scenes_videobench_protocol,
+        "the five tasks of PLM-VideoBench on generated clips, beside the right, the usual and blind answers",
     ),
 }
 GROUPS: dict[str, tuple[str, ...]] = {

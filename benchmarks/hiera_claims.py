@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/hiera-claims"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, nargs=2, default=(750, 250), help="of masked pre-training, of fine-tuning")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -59,7 +60,7 @@ def kept(path: Path, make: Any) -> Any:
 
 def pretraining(options: argparse.Namespace) -> None:
     """MAE and fine-tuning beside training from scratch."""
-    pretrained, tuned = (60, 40) if options.quick else (3000, 1000)
+    pretrained, tuned = (60, 40) if options.quick else options.steps
     folder = options.out / f"pretraining-{pretrained}-{tuned}"
     rows = []
     for seed in range(options.seeds):
@@ -72,9 +73,10 @@ def pretraining(options: argparse.Namespace) -> None:
                 if name == "masked":
                     train(options, "mae-hiera-nano", encoder, pretrained, seed)
                 start = str(encoder / "model.safetensors") if name == "masked" else ""
-                out = train(
-                    options, "hiera-nano", folder / f"{name}-{seed}", tuned, seed, f"classify.encoder={start!r}"
-                )
+                # Rates that fall with depth are for tuning what is known; from scratch every block has the highest.
+                own = [] if name == "masked" else ["rates.layer_decay=1.0", "learning_rate=2.0e-3"]
+                out = folder / f"{name}-{seed}"
+                train(options, "hiera-nano", out, tuned, seed, f"classify.encoder={start!r}", *own)
                 return {"accuracy": accuracy(out, options.test), "minutes": (time.perf_counter() - began) / 60}
 
             accuracies[name] = kept(folder / f"{name}-{seed}.json", score)

@@ -46,6 +46,18 @@ def test_equal_to_torchvision(mode: str, resize: str, size: tuple[int, int]) -> 
         assert torch.equal(got, official(48, resize, mean, std)(thing))
 
 
+@pytest.mark.parametrize("filter_", ["bilinear", "bicubic"])
+def test_a_crop_that_keeps_less_is_equal_to_torchvision(filter_: str) -> None:
+    thing = picture(61, 90)
+    way = transforms.InterpolationMode(filter_)
+    steps = [transforms.Resize(int(256 / 224 * 28), way), transforms.CenterCrop(28), transforms.ToTensor()]
+    wanted = transforms.Compose(steps)(thing) * 2 - 1
+    got = Preprocess(28, "shorter_side_center_crop", filter=filter_, kept=0.875)(thing)
+    torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
+    with pytest.raises(BadInput, match=r"kept .*between 0.1 and 1"):
+        Preprocess(28, kept=0)
+
+
 def test_equal_on_a_large_jpeg(tmp_path: Path) -> None:
     smooth = picture(36, 24).resize((1800, 1200), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / "x.jpg", quality=90)

@@ -160,3 +160,14 @@ def test_rates_that_fit_nothing_are_refused() -> None:
         rate_factors(learner(), RatesRecipe(factors={"trunk.*": 0.1}))
     with pytest.raises(BadInput, match="head has none"):
         rate_factors(learner(), RatesRecipe(layer_decay=0.5, layers="head"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_recipe_takes_tensors_out_of_decay(name: str) -> None:
+    net = learner()
+    optimiser = make_optimiser(name, net, 0.1, 0.5, rates=RatesRecipe(undecayed=("head.*",)))
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    decayed = {name for name, parameter in net.named_parameters() if decay[id(parameter)]}
+    assert decayed == {n for n, p in net.named_parameters() if p.ndim > 1 and not n.startswith("model.head.")}
+    with pytest.raises(BadInput, match=r"'tail' fits none"):
+        make_optimiser(name, net, 0.1, 0.5, rates=RatesRecipe(undecayed=("tail",)))

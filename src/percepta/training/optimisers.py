@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,10 @@ OPTIMISERS = ("adamw", "lamb", "muon")
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, factors: Mapping[str, float] | None = None
+    named: Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float,
+    factors: Mapping[str, float] | None = None,
+    undecayed: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser: tensors with decay, and those of one dimension or none without.
 
@@ -32,12 +35,14 @@ def parameter_groups(
         named: names and parameters; those that need no gradient are left out.
         factors: rates of parameters by name, as factors of the common rate; each factor gets its own groups, and
             "factor" in a group says which.
+        undecayed: names of further tensors without decay.
     """
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
             factor = 1.0 if factors is None else factors[name]
-            found.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+            decays = parameter.ndim > 1 and name not in undecayed
+            found.setdefault((factor, decays), []).append(parameter)
     groups: list[dict[str, Any]] = []
     for factor, decayed in sorted(found, reverse=True):
         group: dict[str, Any] = {"params": found[factor, decayed], "weight_decay": weight_decay if decayed else 0.0}
@@ -55,8 +60,8 @@ def rate_factors(learner: nn.Module, rates: RatesRecipe) -> dict[str, float]:
     Raises:
         BadInput: a module without `blocks`, or a pattern that fits no parameter.
     """
-    known = {name: name.removeprefix("model.") for name, _ in learner.named_parameters()}
-    for pattern in (*rates.factors, *rates.exempt):
+    known = _names(learner)
+    for pattern in (*rates.factors, *rates.exempt, *rates.undecayed):
         if not any(fnmatch.fnmatchcase(short, pattern) for short in known.values()):
             raise BadInput(f"each pattern of rates must fit a parameter of the model; {pattern!r} fits none.")
     layers = _layers(list(known.values()), rates.layers) if rates.layer_decay < 1 else {}
@@ -69,6 +74,20 @@ def rate_factors(learner: nn.Module, rates: RatesRecipe) -> dict[str, float]:
         return own * rates.layer_decay ** (top - layers[short])
 
     return {name: factor(short) for name, short in known.items()}
+
+
+def _names(learner: nn.Module) -> dict[str, str]:
+    """The parameters by name, and what a recipe calls them: inside a learner, by their names in its model."""
+    return {name: name.removeprefix("model.") for name, _ in learner.named_parameters()}
+
+
+def undecayed(learner: nn.Module, rates: RatesRecipe) -> frozenset[str]:
+    """The names of the parameters that the recipe takes out of weight decay."""
+    return frozenset(
+        name
+        for name, short in _names(learner).items()
+        if any(fnmatch.fnmatchcase(short, pattern) for pattern in rates.undecayed)
+    )
 
 
 def _layers(names: Sequence[str], owner: str) -> dict[str, int]:
@@ -109,7 +128,8 @@ def make_optimiser(
         BadInput: unknown name. MissingExtra: LAMB without timm.
     """
     factors = None if rates is None else rate_factors(model, rates)
-    groups = parameter_groups(model.named_parameters(), weight_decay, factors)
+    kept = frozenset[str]() if rates is None else undecayed(model, rates)
+    groups = parameter_groups(model.named_parameters(), weight_decay, factors, kept)
     first, second = betas
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, betas=(first, second), eps=epsilon, fused=True)
@@ -121,7 +141,7 @@ def make_optimiser(
         # Clipping of the global gradient norm is the loop's business, not the optimiser's.
         return Lamb(groups, lr=learning_rate, betas=(first, second), eps=epsilon, max_grad_norm=None)
     if name == "muon":
-        return MuonWithAdamW(model, learning_rate, weight_decay, (first, second), epsilon, factors, exact)
+        return MuonWithAdamW(model, learning_rate, weight_decay, (first, second), epsilon, factors, exact, kept)
     raise one_of("optimiser", name, OPTIMISERS)
 
 
@@ -140,12 +160,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
         epsilon: float,
         factors: Mapping[str, float] | None = None,
         exact: bool = False,
+        kept: Collection[str] = (),
     ) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         matrices = [(name, parameter) for name, parameter in named if _is_block_matrix(name, parameter)]
         if not matrices:
             raise BadInput("the optimiser muon needs a model with matrices inside its blocks; use adamw for this one.")
-        others = parameter_groups(((n, p) for n, p in named if not _is_block_matrix(n, p)), weight_decay, factors)
+        rest = ((name, parameter) for name, parameter in named if not _is_block_matrix(name, parameter))
+        others = parameter_groups(rest, weight_decay, factors, kept)
         kind: Any = Float32Muon if exact else torch.optim.Muon
         muon = kind(
             _by_factor(matrices, factors),

@@ -20,14 +20,14 @@ from percepta.training.loop import MODEL_FILE
 
 
 def tower_of(model: Any) -> Any:
-    """The vision tower of a PerceptionLM as a PerceptionEncoder that gives patches; shares nothing with it.
+    """The vision tower of a PerceptionLM as a Perception Encoder by itself, which gives patches; a copy.
 
     Raises: BadInput for another model.
     """
     if not hasattr(model, "encode_media"):
         raise BadInput(f"only a vision-language model has a tower to give; got {type(model).__name__}.")
     encoder = build(model.config.vision)
-    encoder.vision.load_state_dict(model.vision.state_dict())
+    encoder.load_state_dict(model.vision.state_dict())
     return encoder.eval()
 
 

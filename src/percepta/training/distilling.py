@@ -65,9 +65,9 @@ class DistilLearner(nn.Module):
 
     def forward(self, inputs: DistilInputs) -> Tensor:
         """(losses,) float32, as `names` says; one of weight 0 is 0."""
-        return self.losses(self.model, inputs)
+        return self.losses(self.model, inputs, self.ranks)
 
-    def losses(self, model: Any, inputs: DistilInputs) -> Tensor:
+    def losses(self, model: Any, inputs: DistilInputs, ranks: Ranks) -> Tensor:
         """As `forward`, of a model that is like the one in training, such as its average."""
         settings, x = self.settings, inputs.pictures
         same = pairs = contrast = x.new_zeros(())
@@ -76,7 +76,7 @@ class DistilLearner(nn.Module):
                 seen, wanted = see(tower_of(model), x), self.parts[0](x)
                 same, pairs = self._of_tokens(seen, wanted)
             if inputs.words is not None:
-                contrast = self._of_words(model, x, inputs.words)
+                contrast = self._of_words(model, x, inputs.words, ranks)
         weighted = (settings.tokens * same, settings.pairs * pairs, settings.contrast * contrast)
         return torch.stack([sum(weighted, x.new_zeros(())), same.detach(), pairs.detach(), contrast.detach()])
 
@@ -85,12 +85,12 @@ class DistilLearner(nn.Module):
         same = token_loss(*like(seen._replace(tokens=self.head(seen.tokens)), wanted)) if settings.tokens else none
         return same, pair_loss(*like(seen, wanted), temperature=None) if settings.pairs else none
 
-    def _of_words(self, model: Any, x: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
+    def _of_words(self, model: Any, x: Tensor, words: tuple[Tensor, Tensor], ranks: Ranks) -> Tensor:
         teacher = self.parts[0].model.to(x.device)
         with torch.no_grad():
             pictures = normalised_for(x, self.parts[0].preprocess, getattr(teacher, "preprocess", None))
             known = teacher.encode_image(pictures), teacher.encode_text(words[1])
-        gathered = [self.ranks.gather(one) for one in (model.encode_image(x), model.encode_text(words[0]), *known)]
+        gathered = [ranks.gather(one) for one in (model.encode_image(x), model.encode_text(words[0]), *known)]
         return contrast_loss(
             gathered[0], gathered[1], model.logit_scale, gathered[2], gathered[3], self.settings.teacher_scale
         )
@@ -138,7 +138,7 @@ class Distil:
                 for first in range(0, len(x), AT_ONCE):
                     some = slice(first, first + AT_ONCE)
                     words = self._words(part.captions[some], len(x[some]))
-                    sums += self.learner.losses(model, DistilInputs(x[some], words).to(device)) * len(x[some])
+                    sums += self.learner.losses(model, DistilInputs(x[some], words).to(device), Ranks()) * len(x[some])
                 for name, value in zip(self.learner.names[1:], (sums / len(x)).tolist()[1:], strict=True):
                     found[f"{part.source}.{name}"] = round(value, 5)
         return found

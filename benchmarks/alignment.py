@@ -1,0 +1,147 @@
+"""The claim of spatial alignment in miniature, over seeds, with a verdict.
+
+  python benchmarks/alignment.py spatial
+      J&F of zero-shot tracking, layer by layer, of pe-core-nano, and of the last layer after alignment by the recipe
+      pe-spatial-nano (arXiv 2504.13181, section 5: the last layer becomes as good as the best one was).
+  python benchmarks/alignment.py spatial --teachers tokens masks
+      The same with one of the two teachers alone.
+
+Nothing is fitted to the clips: masks of the first frame are handed on by the likeness of tokens. Each run and each clip
+is kept in --out and not made again; a run that was interrupted goes on. --quick shows that everything runs; its verdict
+means nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import percepta
+from percepta.datasets.scenes import TEST_SEED_START, SceneConfig, fingerprint, make_clip
+from percepta.evaluation.dense_scenes import clip_parts
+from percepta.evaluation.label_propagation import on_patches, track
+from percepta.training import run
+from percepta.training.recipe import read_recipe
+
+RECIPE = "pe-spatial-nano"
+TEACHERS = {"both": (), "tokens": ("align.pairs=0",), "masks": ("align.tokens=0",)}
+ALLOWED, GAP = 1.0, 3.0  # points below the best layer that the aligned one may be, and that the last one must be
+
+
+def main() -> None:
+    """See the head of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claim", choices=("spatial",))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=["both"])
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--first", type=int, default=TEST_SEED_START, help="seed of the first clip")
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=320, help="side of the frames in pixels")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.quick:
+        given.clips, given.size, given.frames, given.out = 2, 64, 4, given.out / "quick"
+        given.set = [*given.set, "steps=4", "batch_size=4", "align.points=2"]
+    spatial(given)
+
+
+def spatial(given: argparse.Namespace) -> None:
+    """Curve of the unaligned model, figures of the aligned ones, verdict."""
+    start = read_recipe(RECIPE, given.set).align
+    assert start is not None
+    core = percepta.load(start.start)
+    depth = core.config.depth
+    figures = measured(core, start.start, list(range(depth)), given)
+    curve = [figures[f"layer {layer}"] for layer in range(depth)]
+    beside = "; ".join(f"{name} {figures[name]:.1f}" for name in ("truth on patches", "first mask kept"))
+    print(
+        f"J&F on {given.clips} clips from seed {given.first}, {given.frames} frames of {given.size} px, generator "
+        f"{fingerprint()}; {beside}"
+    )
+    print(f"  {start.start}, layers 0 to {depth - 1}: " + ", ".join(f"{value:.1f}" for value in curve))
+    for teachers in given.teachers:
+        aligned = [of_seed(teachers, seed, given) for seed in range(given.seeds)]
+        print(f"  {RECIPE}, last layer, {teachers}: " + ", ".join(f"{value:.1f}" for value in aligned))
+        print(verdict(curve, aligned, teachers))
+
+
+def verdict(curve: Sequence[float], aligned: Sequence[float], teachers: str) -> str:
+    """Whether there was something to gain, and whether every seed gained it."""
+    best, last = max(curve), curve[-1]
+    gap = f"layer {int(np.argmax(curve))} is best with {best:.1f}, the last has {last:.1f} ({best - last:.1f} lower)"
+    if best - last < GAP:
+        return f"verdict ({teachers}): nothing to show, {gap}; {GAP:.0f} points are needed"
+    holds = min(aligned) >= best - ALLOWED
+    gains = ", ".join(f"{value - best:+.1f}" for value in aligned)
+    return f"verdict ({teachers}): {'holds' if holds else 'does not hold'}; {gap}; aligned against the best: {gains}"
+
+
+def of_seed(teachers: str, seed: int, given: argparse.Namespace) -> float:
+    """J&F of the last layer of one run, which is trained first."""
+    out = given.out / f"{teachers}-{seed}"
+    changes = [*TEACHERS[teachers], f"out={out}", f"seed={seed}", f"threads={given.threads}", *given.set]
+    began = time.perf_counter()
+    result = run(read_recipe(RECIPE, changes), progress=_told)
+    if not result.finished:
+        raise SystemExit(130)
+    minutes = (time.perf_counter() - began) / 60
+    if minutes > 0.1:
+        print(f"  {out}: {result.step} steps in {minutes:.1f} minutes, {result.figures}", flush=True)
+    file = out / "model.safetensors"
+    return measured(percepta.load(file), f"{teachers}-{seed}-{file.stat().st_mtime_ns}", [-1], given)["layer -1"]
+
+
+def _told(step: int, steps: int, figures: Any) -> None:
+    if step % 10 == 0:
+        told = {name: figures[name] for name in ("token_loss", "pair_loss") if name in figures}
+        print(f"    {step} of {steps} {told}", flush=True)
+
+
+def measured(model: Any, name: str, layers: list[int], given: argparse.Namespace) -> dict[str, float]:
+    """J&F in points by layer, and of what stands beside; over the objects of all clips."""
+    folder = given.out / f"clips-{given.size}-{given.frames}"
+    sums: dict[str, np.ndarray] = {}
+    for seed in range(given.first, given.first + given.clips):
+        file = folder / f"{name}-{seed}.json"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(of_clip(model, seed, layers, given)))
+        for which, parts in json.loads(file.read_text()).items():
+            sums[which] = sums.get(which, np.zeros(3)) + parts
+    return {which: 50 * float(parts[:2].sum() / parts[2]) for which, parts in sums.items()}
+
+
+def of_clip(model: Any, seed: int, layers: list[int], given: argparse.Namespace) -> dict[str, list[float]]:
+    """Sums of J and F over the objects of a clip, and their number, by layer."""
+    clip = make_clip(seed, SceneConfig(given.size), given.frames)
+    masks = np.stack([one.visible_masks for one in clip.tracks])
+    truth = (masks * np.arange(1, len(masks) + 1)[:, None, None, None]).sum(axis=0)
+    if not truth[0].any():
+        return {}
+    x = torch.stack([model.preprocess(frame, given.size) for frame in clip.frames])
+    with torch.inference_mode():
+        maps = [model.intermediates(frame[None], layers, layout="NHWC") for frame in x]
+    tracked = {
+        f"layer {layer}": track(torch.cat([one[number] for one in maps]), truth[0])
+        for number, layer in enumerate(layers)
+    }
+    grid = (maps[0][0].shape[1], maps[0][0].shape[2])
+    tracked |= {"truth on patches": on_patches(truth, grid)}
+    tracked |= {"first mask kept": np.broadcast_to(truth[:1], truth.shape)}
+    return {which: clip_parts(found, truth).tolist() for which, found in tracked.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -77,3 +77,11 @@ def test_a_caption_lasts_as_long_as_its_video() -> None:
 def test_a_moment_of_no_length_is_shown_all_the_same() -> None:
     short = Answer("film.mp4", "what?", "x", moments=(Moment(1.0, 1.0, "a flash"),), span=(0.0, 2.0))
     assert "00:00:01,000 --> 00:00:01,500" in to_srt(short)
+
+
+def test_what_cannot_be_shown_is_left_out() -> None:
+    odd = Answer(
+        "film.mp4", "what?", "x", moments=(Moment(0, 1, "\x0f\x1b"), Moment(1, 2, "a\x1b[2J b")), span=(0.0, 2.0)
+    )
+    assert [moment.start for moment in moments_of(odd)] == [1]
+    assert "a[2J b" in to_vtt(odd)

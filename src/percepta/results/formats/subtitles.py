@@ -35,8 +35,8 @@ FORMATS = {".srt": to_srt, ".vtt": to_vtt}
 
 def moments_of(answer: Answer) -> list[Moment]:
     """What is to be shown, by time: the moments with words, or else the whole text over the whole video."""
-    told: Sequence[Moment] = [moment for moment in answer.moments if moment.words.strip()]
-    if not told and answer.span is not None and answer.text.strip():
+    told: Sequence[Moment] = [moment for moment in answer.moments if _lines(moment.words)]
+    if not told and answer.span is not None and _lines(answer.text):
         told = [Moment(*answer.span, answer.text)]
     long = [Moment(moment.start, max(moment.end, moment.start + SHORTEST), moment.words) for moment in told]
     return sorted(long, key=lambda moment: (moment.start, moment.end))
@@ -49,6 +49,8 @@ def _clock(seconds: float) -> str:
 
 
 def _lines(words: str) -> str:
-    """Words without empty lines, which would end the subtitle, and without an arrow, which would begin another."""
+    """Words without empty lines, which would end the subtitle, without an arrow, which would begin another, and
+    without what is no letter or sign."""
     lines = [" ".join(line.split()) for line in words.replace("-->", "->").splitlines()]
-    return "\n".join(line for line in lines if line)
+    shown = ("".join(c for c in line if c.isprintable()) for line in lines)
+    return "\n".join(line for line in shown if line)

@@ -47,7 +47,7 @@ from percepta.evaluation.videobench_reading import parse_segments
 MAX_NEW_TOKENS = {"fgqa": 16, "sgqa": 16, "rcap": 48, "rtloc": 16, "rdcap": 128}
 RULES = {"exact": exact_reply, "overlap": overlap_reply}
 FINE_PER_CLIP = 2  # questions with options, and as many free ones
-USUAL_CLIPS = 150  # training clips that the usual answers are taken from, from seed 0
+USUAL_CLIPS = 60  # training clips that the usual answers are taken from, from seed 0
 BLIND, USUAL, ORACLE = "grey frames", "usual answer", "right answer"
 
 

@@ -155,7 +155,7 @@ class _Row:
         if "bbox" not in self.row:
             return None
         for name in ("width", "height"):
-            value = self.row.get(name)
+            value: Any = self.row.get(name)
             if not _is_number(value) or value <= 0:
                 raise self.wrong(name, "the picture's size in pixels, as bbox is given", value)
         boxes = self.row["bbox"]
@@ -184,7 +184,7 @@ class _Row:
                 raise BadInput(f"{self.place}, field {stray}: needs a video in the same row; there is none.")
             return None, None, {}
         for name in ("start_time", "end_time"):
-            value = self.row.get(name)
+            value: Any = self.row.get(name)
             if value is not None and (not _is_number(value) or value < 0):
                 raise self.wrong(name, "seconds, 0 or more", value)
         return self.row.get("start_time"), self.row.get("end_time"), self._boxes()

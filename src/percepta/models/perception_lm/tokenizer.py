@@ -129,7 +129,7 @@ class BpeTokenizer:
             model = dict(content["model"])
             if isinstance(model.get("vocab"), Mapping):  # a special string must not be a word of the text as well
                 model["vocab"] = {word: number for word, number in model["vocab"].items() if word not in specials}
-            without = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+            without: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
             inner = library.Tokenizer.from_str(json.dumps({**content, **without, "model": model}))
         except Exception as error:  # noqa: BLE001 - the library raises bare exceptions
             raise BadInput(f"{owner} must be a JSON of the tokenizers library; {error}.") from None

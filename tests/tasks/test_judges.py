@@ -171,3 +171,29 @@ def test_rules_and_names() -> None:
     for name in ("exakt", "http://host/v1", "local:"):
         with pytest.raises(BadInput, match="judge"):
             judge_of(name)
+
+
+def test_a_model_on_this_machine(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(["<end>", "s", "p", "q"])}, "<end>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
+    config = LlamaConfig(
+        vocab_size=4, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        max_position_embeddings=300, eos_token_id=0, bos_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    judge = judge_of(f"local:{tmp_path}")
+    with pytest.raises(JudgeFailed, match="its tokenizer has no chat template"):
+        judge.reply(asked())
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    judge = judge_of(f"local:{tmp_path}")
+    first = judge.reply(asked())
+    assert set(first.split()) <= {"s", "p", "q"}
+    assert judge.reply(asked()) == first  # greedy
+    with pytest.raises(JudgeFailed, match="cannot be loaded"):
+        judge_of(f"local:{tmp_path / 'gone'}").reply(asked())

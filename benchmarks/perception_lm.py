@@ -30,7 +30,7 @@ import transformers
 from torch import Tensor
 
 import percepta
-from percepta.models.perception_lm import GenerationSettings, encode_chunks, generation, layouts, transformers_config
+from percepta.models.perception_lm import GenerationSettings, generation, layouts, transformers_config
 from percepta.models.perception_lm.attending import Store
 from percepta.models.perception_lm.chat import Prompt
 from percepta.running import machine
@@ -100,8 +100,9 @@ def report(title: str, found: dict[str, list[float]]) -> None:
     for name in others:
         ratios = sorted(theirs / mine for mine, theirs in zip(found[name], found[base], strict=True))
         best = min(found[base]) / min(found[name])
+        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
         print(
-            f"{title:<22} {name:<9} {statistics.median(ratios):5.2f} times {base} ({ratios[0]:.2f} to {ratios[-1]:.2f}; "
+            f"{title:<22} {name:<9} {statistics.median(ratios):5.2f} times {base} ({spread}; "
             f"best rounds {best:.2f}: {min(found[name]) * 1e3:.1f} ms for {min(found[base]) * 1e3:.1f} ms)",
             flush=True,
         )

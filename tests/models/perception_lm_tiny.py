@@ -14,8 +14,8 @@ from percepta.models.perception_lm.config import DecoderConfig
 
 IMAGE, STOP, END = 60, 61, 62
 VISION: dict[str, Any] = {
-    "image_size": 32, "patch_size": 8, "width": 24, "depth": 2, "heads": 2, "layer_scale": 0.1, "drop_path": 0.1, "post_norm": False,
-    "pooling": "none",
+    "image_size": 32, "patch_size": 8, "width": 24, "depth": 2, "heads": 2, "layer_scale": 0.1, "drop_path": 0.1,
+    "post_norm": False, "pooling": "none",
 }  # fmt: skip
 TEXT: dict[str, Any] = {
     "vocabulary": 64, "width": 32, "depth": 3, "heads": 4, "kv_heads": 2, "hidden": 48, "rope_theta": 1000.0,

@@ -13,7 +13,7 @@ import torch
 import percepta
 from percepta.checkpoints import read_tensors
 from percepta.errors import BadInput, CheckpointMismatch
-from percepta.models.perception_lm import MediaLayout, PerceptionLM, layouts
+from percepta.models.perception_lm import MediaLayout, PerceptionLM, layouts, merge_visual
 from percepta.models.perception_lm.keys import halves_of_pairs, pairs_of_halves
 from percepta.models.perception_lm.projector import average
 from percepta.models.perception_lm.starting import start_decoder, start_vision
@@ -199,6 +199,29 @@ def test_pooling_is_the_mean_of_squares() -> None:
     assert average(tokens, 2)[0, :, 0].tolist() == [2.5, 4.5, 10.5, 12.5]
     assert average(tokens, 1) is tokens
     assert average(tokens, 3).shape == (1, 1, 1)
+
+
+def test_a_budget_averages_the_most_similar_tokens_in_the_order_of_the_picture() -> None:
+    tokens = torch.eye(6)[[0, 1, 1, 2, 3, 1, 4, 5]][None] + 0.0
+    merged = merge_visual(tokens, 6)
+    assert merged[0].argmax(dim=1).tolist() == [0, 1, 2, 3, 4, 5]
+    close(merged[0], torch.eye(6))
+    assert merge_visual(tokens, 8) is tokens
+    random = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
+    close(merge_visual(random, 1)[:, 0], random.mean(dim=1))
+    with pytest.raises(BadInput, match="1 to 8"):
+        merge_visual(tokens, 9)
+
+
+@torch.no_grad()
+def test_fewer_visual_tokens_answer_shorter_prompts(model: PerceptionLM) -> None:
+    pictures = chunks(3)
+    visual = model.encode_media(pictures, visual_tokens=2)
+    assert visual.shape == (3, 2, 32)
+    tokens = rows([1, *[IMAGE] * 6, 7])
+    logits = model(tokens, visual, layout_of(tokens, (3,), ("video",)))
+    assert logits.shape == (1, 8, 64)
+    assert torch.equal(model.encode_media(pictures, PER_CHUNK), model.encode_media(pictures))
 
 
 @torch.no_grad()

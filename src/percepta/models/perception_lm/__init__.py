@@ -1,5 +1,6 @@
 """Perception Language Models: questions about pictures and videos, answered in words (arXiv 2504.13180)."""
 
+from percepta.models.perception_lm.budget import merge_visual
 from percepta.models.perception_lm.config import DecoderConfig, PerceptionLMConfig
 from percepta.models.perception_lm.generation import Generated, TextOf, Token, encode_chunks, generate, stream
 from percepta.models.perception_lm.keys_transformers import layouts, subtrees, transformers_config
@@ -24,6 +25,7 @@ __all__ = [
     "frequencies",
     "generate",
     "layouts",
+    "merge_visual",
     "rotation_table",
     "stream",
     "subtrees",

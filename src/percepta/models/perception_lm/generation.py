@@ -120,9 +120,11 @@ def stream(
     return _Run(model, prompts, media, settings or GenerationSettings(), decode).tokens()
 
 
-def encode_chunks(model: PerceptionLM, chunks: Tensor, at_once: int = CHUNKS) -> Tensor:
+def encode_chunks(
+    model: PerceptionLM, chunks: Tensor, visual_tokens: int | None = None, at_once: int = CHUNKS
+) -> Tensor:
     """`encode_media` a few chunks at a time, so memory does not grow with the tiles of a picture."""
-    return torch.cat([model.encode_media(part) for part in chunks.split(at_once)])
+    return torch.cat([model.encode_media(part, visual_tokens) for part in chunks.split(at_once)])
 
 
 @dataclass

@@ -19,6 +19,7 @@ from percepta.errors import BadInput, MissingExtra, wrong_shape
 from percepta.models.perception_encoder import VisionTower
 from percepta.models.perception_lm import attending
 from percepta.models.perception_lm.attending import Documents, Rows, Way
+from percepta.models.perception_lm.budget import merge_visual
 from percepta.models.perception_lm.chat import Prompt
 from percepta.models.perception_lm.config import DecoderConfig, PerceptionLMConfig
 from percepta.models.perception_lm.generation import Decode, Generated, Token, generate, stream
@@ -72,12 +73,17 @@ class PerceptionLM(nn.Module):
             raise BadInput("media need a layout, which says where their visual tokens belong; pass a MediaLayout.")
         return place(embeddings, media if media.ndim == 3 else self.encode_media(media), layout)
 
-    def encode_media(self, chunks: Tensor) -> Tensor:
+    def encode_media(self, chunks: Tensor, visual_tokens: int | None = None) -> Tensor:
         """(C, 3, S, S) preprocessed chunks → visual tokens (C, tokens per chunk, width).
+
+        Args:
+            visual_tokens: so many a chunk: the most similar ones are averaged, see `budget.merge_visual`. Prompts then
+                mark as many places. None keeps those that the projector gives.
 
         Raises: BadInput for chunks that are not square.
         """
-        return self.projector(self.vision_tokens(chunks))
+        visual: Tensor = self.projector(self.vision_tokens(chunks))
+        return visual if visual_tokens is None else merge_visual(visual, visual_tokens)
 
     def vision_tokens(self, chunks: Tensor) -> Tensor:
         """(C, 3, S, S) → patches after the tower's last block, without the class token: (C, patches, width)."""

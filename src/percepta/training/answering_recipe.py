@@ -42,7 +42,8 @@ class AnswerRecipe:
     Attributes:
         train: the parts that train; the others stay as they are.
         begin: what the run starts from, one after the other: names or files of vision towers, whose first blocks
-            become the tower, and files of whole models. What none of them has keeps its first values.
+            become the tower, weights of a language decoder in the official layout of Llama 3, and files of whole
+            models. What none of them has keeps its first values.
         chat: file or folder of tokenizer and chat template (`perception_lm.chat_files.open_chat`); empty for the
             model's own.
         system: the system text; None for the chat's own.
@@ -126,6 +127,40 @@ class ClipQuestionsRecipe:
             raise out_of_range("frames", self.frames, "4 or more", "clip_questions")
         if not 0 <= self.boxed <= 1:
             raise out_of_range("boxed", self.boxed, "between 0 and 1", "clip_questions")
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationsRecipe:
+    """Conversations about pictures, videos and nothing but words, in files (`datasets.conversations`).
+
+    Attributes:
+        path: a registry of data sets (YAML), one jsonl file, or a folder of `*chunk.N*.jsonl`.
+        mix: data sets of the registry and their weights, "name:weight, name:weight"; empty for all, by their rows.
+        weight, batch_size: as for scene masks.
+        size: side of a chunk in pixels.
+        tiles, frames: most tiles of a picture beside its thumbnail, most frames of a video.
+        mode: "thumb+tile", or "vanilla": every picture is one chunk.
+        lost: share of the rows that may be wrong or unreadable; they are left out and counted.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    path: str
+    mix: str = ""
+    weight: float = 1.0
+    batch_size: int = 0
+    size: int = 448
+    tiles: int = 36
+    frames: int = 32
+    mode: Literal["thumb+tile", "vanilla"] = "thumb+tile"
+    lost: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("size", "tiles", "frames"):
+            if getattr(self, name) < 1:
+                raise out_of_range(name, getattr(self, name), "1 or more", "conversations")
+        if not 0 <= self.lost <= 1:
+            raise out_of_range("lost", self.lost, "between 0 and 1", "conversations")
 
 
 def _check_questions(recipe: Any, owner: str) -> None:

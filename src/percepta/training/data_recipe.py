@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Literal
 
 from percepta.datasets.cifar import PROMPTS
 from percepta.errors import BadInput, out_of_range
-from percepta.training.answering_recipe import ClipQuestionsRecipe, SceneQuestionsRecipe
+from percepta.training.answering_recipe import ClipQuestionsRecipe, ConversationsRecipe, SceneQuestionsRecipe
 
 FORBID = {"extra": "forbid"}
 SOURCE_NAMES = (
     "scenes", "cifar10", "folder", "shards", "clips", "videos",
     "scene_masks", "scene_masklets", "annotated_pictures", "annotated_videos", "sa_v", "davis", "mose", "youtube_vos",
-    "scene_questions", "clip_questions",
+    "scene_questions", "clip_questions", "conversations",
 )  # fmt: skip
 
 
@@ -395,6 +395,7 @@ class DataRecipe:
     youtube_vos: AnnotatedVideosRecipe | None = None
     scene_questions: SceneQuestionsRecipe | None = None
     clip_questions: ClipQuestionsRecipe | None = None
+    conversations: ConversationsRecipe | None = None
     mixing: Literal["within", "alternate"] = "within"
     workers: Literal[0, 1] = 1
     ahead: int = 3

@@ -1,4 +1,4 @@
-"""Sources of pictures and clips with conversations: the procedural world, new ones for ever.
+"""Sources of pictures and clips with conversations: the procedural world, new ones for ever, and files of rows.
 
 As all sources these are endless lists that are read by position, without torch. Unusual: a picture has many questions,
 each a conversation of its own or all turns of one, so that a picture is rendered and seen once for all of them.
@@ -8,6 +8,7 @@ Rendering is cheap beside the training (a thousandth of a second a picture), so 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from percepta.datasets.scenes.questions import (
     clip_questions,
     scene_questions,
 )
-from percepta.training.answering_recipe import ClipQuestionsRecipe, SceneQuestionsRecipe
+from percepta.errors import BadInput, BadMedia
+from percepta.training.answering_recipe import ClipQuestionsRecipe, ConversationsRecipe, SceneQuestionsRecipe
 from percepta.training.data_recipe import AugmentRecipe
 from percepta.training.sources import SCENE_VALIDATION_START, Dialogue, Part
 
@@ -107,7 +109,71 @@ class ClipQuestionsSource(_Questions):
         return boxed_frames(clip, index), dialogues_of(boxed_questions(clip, index, asked), self.recipe, draw)
 
 
+class ConversationsSource:
+    """Rows of files; pictures and videos are read for every batch. None is held out."""
+
+    def __init__(self, recipe: ConversationsRecipe, seed: int) -> None:
+        from percepta.datasets.conversations import conversation_data, read_registry
+        from percepta.datasets.conversations_mixture import ConversationMixture, Losses, parse_mix
+        from percepta.media.chunks import ChunkPreprocess
+
+        place = Path(recipe.path).expanduser()
+        listed = place.suffix.lower() in (".yaml", ".yml")
+        data = read_registry(place) if listed else {"rows": conversation_data(place, "rows")}
+        self.mixture = ConversationMixture(data, parse_mix(recipe.mix, data) if recipe.mix else None, seed)
+        self.prepare = ChunkPreprocess(recipe.size, recipe.tiles, recipe.frames, recipe.mode)
+        self.losses = Losses(recipe.lost)
+        self.size = recipe.size
+
+    def part(self, position: int, rows: np.ndarray) -> Part:
+        """See `Source`; a row that is wrong or cannot be read stays without a conversation."""
+        samples = [self._sample(int(place)) for place in position + rows]
+        pictures = np.concatenate([np.zeros((0, self.size, self.size, 3), np.uint8), *(one[0] for one in samples)])
+        return Part(
+            "conversations",
+            pictures,
+            [],
+            AugmentRecipe(),
+            dialogues=tuple(one[1] for one in samples),
+            chunks=tuple(len(one[0]) for one in samples),
+            media=tuple(one[2] for one in samples),
+        )
+
+    def heldout(self, count: int) -> None:
+        """See `Source`."""
+        return
+
+    def _sample(self, place: int) -> tuple[np.ndarray, tuple[Dialogue, ...], str]:
+        """Chunks (C, S, S, 3), the one conversation about them, and their kind."""
+        from percepta.datasets.conversations_mixture import chunks_of
+
+        nothing = np.zeros((0, self.size, self.size, 3), np.uint8)
+        try:
+            row = self.mixture.row(place)
+            turns = _turn_pairs(row)
+            chunks = chunks_of(row, self.prepare)
+        except (BadInput, BadMedia) as error:
+            self.losses.lost(self.mixture.source(place), str(error))
+            return nothing, (), "text"
+        self.losses.seen += 1
+        if chunks is None:
+            return nothing, (Dialogue("text", turns),), "text"
+        pixels = (chunks.pixels * 127.5 + 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        return pixels, (Dialogue(chunks.kind, turns),), chunks.kind
+
+
+def _turn_pairs(row: Any) -> tuple[tuple[str, str], ...]:
+    """Question and answer, one pair after the other; a question at the end that nobody answers is left out."""
+    if (
+        any(role != ("human", "assistant")[number % 2] for number, (role, _) in enumerate(row.turns))
+        or len(row.turns) < 2
+    ):
+        raise BadInput(f"{row.place}, field conversations: must alternate from human to assistant.")
+    return tuple((row.turns[number][1], row.turns[number + 1][1]) for number in range(0, len(row.turns) - 1, 2))
+
+
 QUESTION_SOURCES: dict[type, Any] = {
     SceneQuestionsRecipe: SceneQuestionsSource,
     ClipQuestionsRecipe: ClipQuestionsSource,
+    ConversationsRecipe: ConversationsSource,
 }

@@ -28,10 +28,12 @@ from percepta.datasets.scenes import TEST_SEED_START, SceneConfig, fingerprint, 
 from percepta.evaluation.dense_scenes import clip_parts
 from percepta.evaluation.label_propagation import on_patches, track
 from percepta.training import run
+from percepta.training.aligning_towers import start_from, tower_of
 from percepta.training.recipe import read_recipe
 
 RECIPE = "pe-spatial-nano"
 TEACHERS = {"both": (), "tokens": ("align.pairs=0",), "masks": ("align.tokens=0",)}
+FIRST = TEST_SEED_START + 100  # frame size and layer were chosen on clips before these
 ALLOWED, GAP = 1.0, 3.0  # points below the best layer that the aligned one may be, and that the last one must be
 
 
@@ -42,9 +44,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=["both"])
     parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--first", type=int, default=TEST_SEED_START, help="seed of the first clip")
+    parser.add_argument("--first", type=int, default=FIRST, help="seed of the first clip")
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--size", type=int, default=320, help="side of the frames in pixels")
+    parser.add_argument("--size", type=int, default=384, help="side of the frames in pixels")
+    parser.add_argument("--cifar", help="parquet file of training photographs; without it, scenes alone")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
@@ -59,7 +62,7 @@ def main() -> None:
 
 def spatial(given: argparse.Namespace) -> None:
     """Curve of the unaligned model, figures of the aligned ones, verdict."""
-    start = read_recipe(RECIPE, given.set).align
+    start = read_recipe(RECIPE, _changes(given)).align
     assert start is not None
     core = percepta.load(start.start)
     depth = core.config.depth
@@ -71,6 +74,8 @@ def spatial(given: argparse.Namespace) -> None:
         f"{fingerprint()}; {beside}"
     )
     print(f"  {start.start}, layers 0 to {depth - 1}: " + ", ".join(f"{value:.1f}" for value in curve))
+    begun = measured(started(given), f"start-{start.same_start}", [-1], given)["layer -1"]
+    print(f"  {RECIPE} before training, last layer: {begun:.1f} (what the new LayerScale alone does)")
     for teachers in given.teachers:
         aligned = [of_seed(teachers, seed, given) for seed in range(given.seeds)]
         print(f"  {RECIPE}, last layer, {teachers}: " + ", ".join(f"{value:.1f}" for value in aligned))
@@ -88,10 +93,24 @@ def verdict(curve: Sequence[float], aligned: Sequence[float], teachers: str) -> 
     return f"verdict ({teachers}): {'holds' if holds else 'does not hold'}; {gap}; aligned against the best: {gains}"
 
 
+def started(given: argparse.Namespace) -> Any:
+    """The student as the first update finds it."""
+    recipe = read_recipe(RECIPE, _changes(given))
+    student = percepta.build(recipe.model)
+    assert recipe.align is not None
+    start_from(student, tower_of(percepta.load(recipe.align.start)), recipe.align.same_start)
+    return student.eval()
+
+
+def _changes(given: argparse.Namespace) -> list[str]:
+    cifar = "data.cifar10=null" if given.cifar is None else f"data.cifar10.path={given.cifar}"
+    return [cifar, f"threads={given.threads}", *given.set]
+
+
 def of_seed(teachers: str, seed: int, given: argparse.Namespace) -> float:
     """J&F of the last layer of one run, which is trained first."""
     out = given.out / f"{teachers}-{seed}"
-    changes = [*TEACHERS[teachers], f"out={out}", f"seed={seed}", f"threads={given.threads}", *given.set]
+    changes = [*TEACHERS[teachers], f"out={out}", f"seed={seed}", *_changes(given)]
     began = time.perf_counter()
     result = run(read_recipe(RECIPE, changes), progress=_told)
     if not result.finished:
@@ -114,7 +133,7 @@ def measured(model: Any, name: str, layers: list[int], given: argparse.Namespace
     folder = given.out / f"clips-{given.size}-{given.frames}"
     sums: dict[str, np.ndarray] = {}
     for seed in range(given.first, given.first + given.clips):
-        file = folder / f"{name}-{seed}.json"
+        file = folder / f"{name.replace('/', '+')}-{seed}.json"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(of_clip(model, seed, layers, given)))

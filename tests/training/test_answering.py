@@ -194,7 +194,8 @@ def test_words_alone_train_beside_pictures() -> None:
     pictures = np.zeros((1, 64, 64, 3), np.uint8)
     part = Part("talk", pictures, [], AugmentRecipe(), dialogues=(said, said), chunks=(1, 0), media=("image", "text"))
     inputs = inputs_of(gather(objective.template, [part], 64, 1024))
-    assert len(inputs.row.shapes) == 2 and len(inputs.chunks) == 1
+    assert len(inputs.row.shapes) == 2
+    assert len(inputs.chunks) == 1
     assert torch.isfinite(objective.learner(inputs)).all()
 
 
@@ -243,7 +244,8 @@ def test_low_rank_changes_are_in_what_is_saved_and_nowhere_else(tmp_path: Path) 
     before = make_model(settings)
     objective = Answer(settings, make_model(settings), Ranks())
     trained = [name for name, weight in objective.learner.named_parameters() if weight.requires_grad]
-    assert trained and all(name.startswith("low_rank.") for name in trained)
+    assert trained
+    assert all(name.startswith("low_rank.") for name in trained)
     run(settings)
     after = load_file(tmp_path / MODEL_FILE)
     state = load_file(tmp_path / STATE_FILE)
@@ -273,7 +275,8 @@ def test_layer_scale_is_inserted_between_stages(tmp_path: Path) -> None:
     stage = load_file(tmp_path / MODEL_FILE)
     assert all(torch.equal(value, stage[name]) for name, value in scaled.state_dict().items() if name in stage)
     gammas = [value for name, value in scaled.state_dict().items() if name not in stage]
-    assert len(gammas) == 2 and all((value == 0.1).all() for value in gammas)
+    assert len(gammas) == 2
+    assert all((value == 0.1).all() for value in gammas)
 
 
 def test_the_tower_may_begin_with_the_first_blocks_of_another() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from percepta import evaluation
 from percepta.datasets.picture_sets import are_synsets, open_captioned, open_labelled, parts_of
 from percepta.evaluation import Evaluation, Protocol
+from percepta.evaluation.scenes_answers import scenes_answers_protocol
 from percepta.tasks.evaluating.batches import Batches
 from percepta.tasks.evaluating.clicks import run_clicks, run_scenes_clicks
 from percepta.tasks.evaluating.dense import on_scenes, run_davis, run_segmentation
@@ -262,6 +263,10 @@ PROTOCOLS: dict[str, Evaluator] = {
     "scenes-videobench": _answering(
         evaluation.scenes_videobench_protocol,
         "the five tasks of PLM-VideoBench on generated clips, beside the right, the usual and blind answers",
+    ),
+    "scenes-answers": _answering(
+        scenes_answers_protocol,
+        "questions about generated scenes and clips: exact answers, whole captions, times, beside blind answers",
     ),
 }
 GROUPS: dict[str, tuple[str, ...]] = {

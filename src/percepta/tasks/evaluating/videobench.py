@@ -145,7 +145,13 @@ def run_answering(
 ) -> Iterator[Evaluation]:
     """The figures of protocols for models that answer."""
     answers, name = answering(model, weights, device, dtype)
-    run = {"videobench": run_videobench, "scenes-videobench": run_scenes_videobench}
+    from percepta.tasks.evaluating.answers import run_scenes_answers
+
+    run = {
+        "videobench": run_videobench,
+        "scenes-videobench": run_scenes_videobench,
+        "scenes-answers": run_scenes_answers,
+    }
     for protocol in protocols:
         found = run[protocol.name](protocol, answers, name, data, batch_size or BATCH, progress)
         described = {"name": name, "weights": "" if weights is None else Path(weights).name}

@@ -123,7 +123,8 @@ def _clips(page: Page, speaker: Speaker, folder: Path, bar: Any) -> list[bool]:
 
 
 def _ask(speaker: Speaker, media: Any, questions: Sequence[Question]) -> list[Answer]:
-    found: list[Answer] = ask(media, [one.question for one in questions], max_tokens=MOST_TOKENS, model=speaker)
+    asked = [one.question for one in questions]
+    found: list[Answer] = ask(media, asked, frames=FRAMES, max_tokens=MOST_TOKENS, model=speaker)
     return found
 
 

@@ -152,18 +152,23 @@ class Speaker:
         told = replace(looking, frames=frames, tiles=tiles)
         return told.preprocess(self.model.preprocess, self.chat.tokens_per_chunk, self.name)
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """(C, 3, S, S) → visual tokens (C, n, width)."""
+    def encode(self, pixels: Tensor, seen: Seen) -> Tensor:
+        """(C, 3, S, S) → visual tokens (C, n, width), n as what is seen says."""
         with self.evaluating():
-            return encode_chunks(self.model, pixels.to(self.device, self.dtype))
+            return encode_chunks(self.model, pixels.to(self.device, self.dtype), seen.chunk_tokens)
+
+    def tokens_of(self, seen: Seen) -> int:
+        """Visual tokens of what is seen."""
+        return seen.chunks * (seen.chunk_tokens or self.chat.tokens_per_chunk)
 
     def prompt(self, seen: Seen, question: str, drawing: Drawing) -> Prompt:
         """The tokens before an answer. Raises BadInput for an empty question, and for what the context cannot hold."""
         check_question(question)
-        found = generation_prompt(self.chat, seen.worded(question, self.prompts.region), seen.chunks)
+        chat = self.chat if seen.chunk_tokens is None else replace(self.chat, tokens_per_chunk=seen.chunk_tokens)
+        found = generation_prompt(chat, seen.worded(question, self.prompts.region), seen.chunks)
         length, left = len(found.tokens), self.limit - len(found.tokens)
         if left < 1:
-            visual = seen.chunks * self.chat.tokens_per_chunk
+            visual = self.tokens_of(seen)
             raise BadInput(
                 f"{_what(seen)} with the question takes {length:,} tokens ({visual:,} of them visual), and {self.name} "
                 f"holds {self.limit:,} with the answer; use fewer tiles or frames, such as visual_tokens="
@@ -203,7 +208,7 @@ class Speaker:
                 said = self.model.generate(prompts[start:stop], media, drawing.settings, self.chat.tokenizer.decode)
             for place, (number, question) in enumerate(asked[start:stop]):
                 own = [one for one in said if one.prompt == place]
-                found[number].append(answer_of(views[number].seen, question, own, self.chat.tokens_per_chunk))
+                found[number].append(answer_of(views[number].seen, question, own, self.tokens_of(views[number].seen)))
             start = stop
         return found
 
@@ -227,7 +232,7 @@ class Speaker:
 
         def compute(batch: Tensor, sources: list[Source]) -> list[Any]:
             views = [held.pop(id(source)) for source in sources]
-            features = self.encode(batch.flatten(0, 1)).split([view.seen.chunks for view in views])
+            features = self.encode(batch.flatten(0, 1), views[0].seen).split([view.seen.chunks for view in views])
             told = self.answers_to_all(views, features, drawing)
             return [finish(source, view, own) for source, view, own in zip(sources, views, told, strict=True)]
 
@@ -237,9 +242,7 @@ class Speaker:
         return self._run(inputs, compute, batch_size, on_error, prepare)
 
     def saying(self, seen: Seen, question: str, features: Tensor | None, drawing: Drawing) -> AnswerStream:
-        """One answer as it is made. Raises BadInput for several samples."""
-        if drawing.samples > 1:
-            raise BadInput(f"an answer as it is made is one; got samples={drawing.samples}.")
+        """One answer as it is made."""
         prompt = self.prompt(seen, question, drawing)
         return AnswerStream(self, seen, question, self._tokens(prompt, features, drawing))
 
@@ -290,11 +293,10 @@ class AnswerStream:
                 piece, self._shown = text[len(self._shown) :], text
                 yield piece
         made = Generated(0, 0, tuple(self._ids), self._said, end, tuple(self._logprobs))
-        tokens = self._speaker.chat.tokens_per_chunk
-        self._answer = answer_of(self._seen, self._question, [made], tokens)
+        self._answer = answer_of(self._seen, self._question, [made], self._speaker.tokens_of(self._seen))
 
 
-def answer_of(seen: Seen, question: str, said: Sequence[Generated], tokens_per_chunk: int) -> Answer:
+def answer_of(seen: Seen, question: str, said: Sequence[Generated], visual_tokens: int) -> Answer:
     """The answer in what a model said, in seconds and pixels."""
     first = said[0]
     words, timeline = first.text.strip(), seen.timeline
@@ -309,7 +311,7 @@ def answer_of(seen: Seen, question: str, said: Sequence[Generated], tokens_per_c
         frames=() if timeline is None else timeline.starts,
         span=None if timeline is None else (timeline.starts[0], timeline.end),
         finish={"stop token": "stop", "until": "text"}.get(first.end, "length"),
-        visual_tokens=seen.chunks * tokens_per_chunk,
+        visual_tokens=visual_tokens,
         logprob=sum(first.logprobs) / len(first.logprobs) if first.logprobs else None,
     )
 

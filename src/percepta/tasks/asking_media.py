@@ -37,9 +37,11 @@ class Looking:
     """How pictures and videos are looked at.
 
     Attributes:
-        frames: of a video at most; None is as many as the model was trained with.
-        tiles: of a picture at most, without its thumbnail; 0 is the picture alone; None is likewise.
+        frames: of a video at most; None is as many as the model was trained with (32, a toy 16).
+        tiles: of a picture at most, without its thumbnail; 0 is the picture alone; None is likewise (36, a toy 0). More
+            see smaller print, and take more time and memory.
         visual_tokens: tokens that one input may take at most; makes tiles and frames fewer.
+        chunk_tokens: tokens of each picture, tile or frame; the most similar ones are averaged. None keeps all.
         start, end: seconds of a video between which it is looked at.
         region: left, top, width, height in pixels, that the question is about; of a video also a mapping of frame
             numbers to these, or Tracks of one object.
@@ -50,12 +52,13 @@ class Looking:
     frames: int | None = None
     tiles: int | None = None
     visual_tokens: int | None = None
+    chunk_tokens: int | None = None
     start: float | None = None
     end: float | None = None
     region: Any = None
 
     def __post_init__(self) -> None:
-        for what, least in (("frames", 1), ("tiles", 0), ("visual_tokens", 1)):
+        for what, least in (("frames", 1), ("tiles", 0), ("visual_tokens", 1), ("chunk_tokens", 1)):
             value = getattr(self, what)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise out_of_range(what, value, f"a whole number of {least} or more")
@@ -72,7 +75,11 @@ class Looking:
                 check_box(box)
 
     def preprocess(self, given: ChunkPreprocess, tokens_per_chunk: int, owner: str) -> ChunkPreprocess:
-        """A model's own preprocessing, changed by what is asked for. Raises BadInput for a budget below one chunk."""
+        """A model's own preprocessing, changed by what is asked for. Raises BadInput for a budget below one chunk, or
+        more tokens of a chunk than there are."""
+        if self.chunk_tokens is not None and self.chunk_tokens > tokens_per_chunk:
+            raise out_of_range("chunk_tokens", self.chunk_tokens, f"1 to {tokens_per_chunk}", owner=owner)
+        tokens_per_chunk = self.chunk_tokens or tokens_per_chunk
         tiles = 0 if given.mode == "vanilla" else given.tiles
         tiles, frames = tiles if self.tiles is None else self.tiles, self.frames or given.frames
         if self.visual_tokens is not None:
@@ -97,6 +104,7 @@ class Seen:
         size: (height, width) of the picture or the frames; None for words and for several pictures.
         timeline: the clock of a video's frames, or None.
         region: left, top, width, height in pixels that are told in words, or None; on frames it is drawn instead.
+        chunk_tokens: tokens of each chunk where similar ones are averaged, or None where all are kept.
     """
 
     source: str
@@ -105,6 +113,7 @@ class Seen:
     size: tuple[int, int] | None = None
     timeline: Timeline | None = None
     region: tuple[float, float, float, float] | None = None
+    chunk_tokens: int | None = None
 
     def worded(self, question: str, words: RegionWords = region_text) -> str:
         """The question, with its region in words where there is one."""
@@ -136,7 +145,8 @@ def look(source: Source, looking: Looking, preprocess: ChunkPreprocess) -> tuple
         _check_inside(looking.region, found.size, name_of(source.name))
         left, top, width, height = (float(number) for number in looking.region)
         region = left, top, width, height
-    seen = Seen(source.name, "image", len(found.pixels), (found.size[1], found.size[0]), None, region)
+    size = found.size[1], found.size[0]
+    seen = Seen(source.name, "image", len(found.pixels), size, None, region, looking.chunk_tokens)
     return seen, found.pixels
 
 
@@ -156,7 +166,8 @@ def look_at_several(sources: Sequence[Source], looking: Looking, preprocess: Chu
             f"visual_tokens={looking.visual_tokens} is enough for {preprocess.frames} pictures; got {len(sources)}."
         )
     pixels = preprocess.images([source.thing for source in sources]).pixels
-    return Seen(", ".join(source.name for source in sources), "multi_image", len(pixels)), pixels
+    names = ", ".join(source.name for source in sources)
+    return Seen(names, "multi_image", len(pixels), chunk_tokens=looking.chunk_tokens), pixels
 
 
 def _look_at_video(source: Source, looking: Looking, preprocess: ChunkPreprocess) -> tuple[Seen, Tensor]:
@@ -181,7 +192,8 @@ def _frames_of(reader: VideoReader, name: str, looking: Looking, preprocess: Chu
     line = LINE_WIDTH if boxes is None else max(1, min(LINE_WIDTH, min(reader.size) // SMALL_FRAME))
     found = preprocess.video(reader, looking.start, looking.end, boxes, line_width=line)
     end = duration if looking.end is None else min(looking.end, duration)
-    seen = Seen(name, "video", len(found.pixels), (found.size[1], found.size[0]), Timeline(found.times, end))
+    size, line_of_time = (found.size[1], found.size[0]), Timeline(found.times, end)
+    seen = Seen(name, "video", len(found.pixels), size, line_of_time, None, looking.chunk_tokens)
     return seen, found.pixels
 
 
@@ -228,14 +240,17 @@ def _check_inside(box: Sequence[float], size: tuple[int, int], name: str) -> Non
 
 
 def is_many(media: Any) -> bool:
-    """Whether a thing names many inputs: a folder, a pattern, or names on standard input ("-"), or holds such a name."""
+    """Whether a thing names many inputs: a folder, a pattern, "-" (names on standard input), or a list with such."""
     if isinstance(media, list | tuple):
         return any(is_many(item) for item in media)
     if not isinstance(media, str | os.PathLike):
         return False
     text = os.fsdecode(media)
-    path = Path(text).expanduser()
-    return text == "-" or path.is_dir() or (glob.has_magic(text) and not path.exists())
+    try:
+        path = Path(text).expanduser()
+        return text == "-" or path.is_dir() or (glob.has_magic(text) and not path.exists())
+    except (OSError, ValueError, RuntimeError):
+        return False  # a name that cannot be; `collect` says why
 
 
 def sources_in(media: Any) -> list[Source]:

@@ -43,6 +43,7 @@ def caption(  # noqa: PLR0913 (the front door)
     frames: int | None = None,
     tiles: int | None = None,
     visual_tokens: int | None = None,
+    chunk_tokens: int | None = None,
     start: float | None = None,
     end: float | None = None,
     temperature: float | None = None,
@@ -67,7 +68,7 @@ def caption(  # noqa: PLR0913 (the front door)
             for each. Of a picture it changes nothing.
         about: the thing, in words, that timed captions are about.
         every: seconds of the parts into which a video is cut, each with a caption of its own (implies `dense`).
-        region, frames, tiles, visual_tokens, start, end, temperature, max_tokens, seed: as of `ask`.
+        region, frames, tiles, visual_tokens, chunk_tokens, start, end, temperature, max_tokens, seed: as of `ask`.
         model, system, chat, int8, device, dtype, weights: as of `ask`.
         on_error: "collect" (see `failures` of the stream) or "raise" (BadMedia).
 
@@ -82,7 +83,7 @@ def caption(  # noqa: PLR0913 (the front door)
     for text in (prompt, about):
         if text is not None:
             check_question(text)
-    looking = Looking(frames, tiles, visual_tokens, start, end, region)
+    looking = Looking(frames, tiles, visual_tokens, chunk_tokens, start, end, region)
     drawing = Drawing(1, temperature, max_tokens, seed)
     speaker = speaker_of(model, device, dtype, weights, {"system": system, "chat": chat, "int8": int8})
     viewer = _Viewer(speaker, looking, prompt, (dense or every is not None, about, every))

@@ -63,6 +63,7 @@ def ask(  # noqa: PLR0913 (the options of a command)
     frames: asking.Frames = None,
     tiles: asking.Tiles = None,
     visual_tokens: asking.VisualTokens = None,
+    chunk_tokens: asking.ChunkTokens = None,
     start: asking.Start = None,
     end: asking.End = None,
     samples: Samples = 1,
@@ -97,7 +98,7 @@ def ask(  # noqa: PLR0913 (the options of a command)
     common.check_output(out, overwrite, resume)
     asked: dict[str, Any] = {"question": questions[0] if len(questions) == 1 else questions}
     asked |= {"region": asking.region_of(region), "frames": frames, "tiles": tiles, "visual_tokens": visual_tokens}
-    asked |= {"start": start, "end": end, "samples": samples, "temperature": temperature}
+    asked |= {"chunk_tokens": chunk_tokens, "start": start, "end": end, "samples": samples, "temperature": temperature}
     asked |= {"max_tokens": max_tokens, "seed": seed}
     sources = common.gather(media, limit) if many else []
     speaker = asking.speaker(model, weights, device, dtype, {"system": system, "chat": chat, "int8": int8})
@@ -135,9 +136,17 @@ def split(words: list[str], questions: list[str]) -> tuple[list[str], list[str]]
         return words, questions
     if not words:
         raise BadInput('ask needs a question, last and in quotes, such as: percepta ask photo.jpg "what is this?"')
-    if Path(words[-1]).expanduser().exists():
+    if is_there(words[-1]):
         raise BadInput(f"ask needs a question, last and in quotes; {words[-1]!r} is a file or folder.")
     return words[:-1], words[-1:]
+
+
+def is_there(word: str) -> bool:
+    """Whether a word names a file or folder; a long question names none."""
+    try:
+        return bool(word.strip()) and Path(word).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def is_many(media: list[str]) -> bool:

@@ -18,6 +18,9 @@ Tiles = Annotated[int | None, typer.Option("--tiles", metavar="N", help="Tiles o
 VisualTokens = Annotated[
     int | None, typer.Option("--visual-tokens", metavar="N", help="Tokens for what is seen at most: time and memory.")
 ]
+ChunkTokens = Annotated[
+    int | None, typer.Option("--chunk-tokens", metavar="N", help="Tokens of each picture, tile or frame, by merging.")
+]
 Start = Annotated[float | None, typer.Option("--start", metavar="SECONDS", help="Where in a video to begin.")]
 End = Annotated[float | None, typer.Option("--end", metavar="SECONDS", help="Where in a video to end.")]
 Temperature = Annotated[

@@ -63,6 +63,7 @@ def caption(  # noqa: PLR0913 (the options of a command)
     frames: asking.Frames = None,
     tiles: asking.Tiles = None,
     visual_tokens: asking.VisualTokens = None,
+    chunk_tokens: asking.ChunkTokens = None,
     start: asking.Start = None,
     end: asking.End = None,
     temperature: asking.Temperature = None,
@@ -90,27 +91,32 @@ def caption(  # noqa: PLR0913 (the options of a command)
     seconds."""
     asked: dict[str, Any] = {"prompt": prompt, "dense": dense, "about": about, "every": every}
     asked |= {"region": asking.region_of(region), "frames": frames, "tiles": tiles, "visual_tokens": visual_tokens}
-    asked |= {"start": start, "end": end, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    asked |= {"chunk_tokens": chunk_tokens, "start": start, "end": end}
+    asked |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     _check(out, as_json, resume, subtitles)
     common.check_output(out, overwrite, resume)
     sources = common.gather(inputs, limit)
     speaker = asking.speaker(model, weights, device, dtype, {"system": system, "chat": chat, "int8": int8})
     kept = _Kept(out, subtitles, asking.made_with(speaker, asked), resume)
     todo = kept.todo(sources)
-    if common.say_resumed(sources, todo):
-        return
+    if not common.say_resumed(sources, todo):
+        _describe(todo, asked | {"model": speaker, "batch_size": batch_size}, kept, as_json)
+
+
+def _describe(todo: list[Any], asked: dict[str, Any], kept: _Kept, as_json: bool) -> None:
+    """Caption what is left to do, as results are made."""
     from percepta.tasks.caption import caption as run
 
-    stream: Any = run(todo, **asked, model=speaker, batch_size=batch_size)
+    stream: Any = run(todo, **asked)
     with kept:
         for answer in stream.watched(common.progress("caption")):
             kept.write(answer)
             if as_json:
                 print(json.dumps(answer.to_dict()), flush=True)
-            elif out is None:
+            elif kept.out is None:
                 print_answer(answer, name=True)
-    if out is not None:
-        common.say(f"wrote {out}")
+    if kept.out is not None:
+        common.say(f"wrote {kept.out}")
     common.finish(stream.failures)
 
 
@@ -131,7 +137,7 @@ class _Kept:
     """What is written: lines, and subtitles for each video; or the subtitles of one."""
 
     def __init__(self, out: Path | None, kind: str | None, made_with: str, resume: bool) -> None:
-        self._out = out
+        self.out = out
         self._single = out is not None and out.suffix.lower() in (".srt", ".vtt")
         self._file = None if out is None or self._single else AnswerFile(out, made_with, 1, resume)
         self._subtitles = None if kind is None or out is None else Subtitles(out, kind)
@@ -141,7 +147,7 @@ class _Kept:
         """The sources that are not done. Raises BadInput where subtitles of one video are asked of other inputs."""
         if self._single and (len(sources) != 1 or getattr(sources[0], "kind", "video") != "video"):
             raise BadInput(
-                f"-o {self._out} holds the subtitles of one video; got {common.counted(len(sources), 'input')}, so "
+                f"-o {self.out} holds the subtitles of one video; got {common.counted(len(sources), 'input')}, so "
                 "write -o FILE.jsonl with --subtitles."
             )
         if self._subtitles is not None:
@@ -154,8 +160,8 @@ class _Kept:
             self._subtitles.write(answer)
         if self._file is not None:
             self._file.write([answer])
-        elif self._single and self._out is not None:
-            Subtitles.save(self._out, answer)
+        elif self._single and self.out is not None:
+            Subtitles.save(self.out, answer)
 
     def __enter__(self) -> _Kept:
         if self._file is not None:

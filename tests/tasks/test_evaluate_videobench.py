@@ -17,7 +17,8 @@ from percepta.errors import BadInput
 from percepta.evaluation.scenes_videobench import items_of, scenes_videobench_protocol, scorers
 from percepta.evaluation.videobench_asking import Asked, answers
 from percepta.evaluation.videobench_measures import of_no_length, oracle
-from percepta.tasks.evaluate import PROTOCOLS, evaluate
+from percepta.tasks.evaluate import evaluate
+from percepta.tasks.evaluating.table import PROTOCOLS
 from percepta.tasks.evaluating.videobench import videobench_protocol
 from percepta.tasks.judges import read_lines
 from tests.datasets.videobench_on_disk import RECORDS, write_bench

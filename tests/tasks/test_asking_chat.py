@@ -101,6 +101,7 @@ def test_a_speaker_is_made_once(tmp_path: Path) -> None:
     assert sum(type(part).__name__ == "Int8Linear" for part in low.model.modules()) == 2 * 7
 
 
+@pytest.mark.filterwarnings("ignore:pe-core-nano is a toy")
 def test_a_model_that_answers_nothing_is_refused() -> None:
     with pytest.raises(BadInput, match="need a model that answers, such as plm-nano; pe-core-nano does not"):
         Speaker(nano.model())

@@ -236,6 +236,24 @@ def test_a_folder_is_asked_one_by_one(speaker: Speaker, media: Path, tmp_path: P
         list(ask(folder, "what?", max_tokens=4, model=speaker, on_error="raise"))
 
 
+def test_a_batch_that_does_not_fit_into_memory_comes_in_parts(
+    speaker: Speaker, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, tried = speaker.encode, []
+
+    def small(pixels: torch.Tensor, seen: Any) -> torch.Tensor:
+        tried.append(len(pixels))
+        if len(pixels) > 1:
+            raise RuntimeError("out of memory")
+        return encode(pixels, seen)
+
+    monkeypatch.setattr(speaker, "encode", small)
+    stream = ask(media / "pictures", "what?", tiles=0, max_tokens=2, model=speaker, batch_size=3)
+    assert len(list(stream)) == 3
+    assert not stream.failures
+    assert max(tried) > 1
+
+
 def test_clips_of_a_video(speaker: Speaker, media: Path) -> None:
     clip = media / "clip.mp4"
     answer = ask(clip, "?", start=0.5, end=1.0, max_tokens=1, model=speaker)

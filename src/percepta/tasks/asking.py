@@ -231,9 +231,11 @@ class Speaker:
             return pixels
 
         def compute(batch: Tensor, sources: list[Source]) -> list[Any]:
-            views = [held.pop(id(source)) for source in sources]
+            views = [held[id(source)] for source in sources]
             features = self.encode(batch.flatten(0, 1), views[0].seen).split([view.seen.chunks for view in views])
             told = self.answers_to_all(views, features, drawing)
+            for source in sources:  # only now: a batch that does not fit into memory comes again in parts
+                del held[id(source)]
             return [finish(source, view, own) for source, view, own in zip(sources, views, told, strict=True)]
 
         held: dict[int, View] = {}

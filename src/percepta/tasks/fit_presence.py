@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", help="a name of `percepta models` that follows objects")
     parser.add_argument("-o", "--out", required=True, type=Path, help="a safetensors file")
     parser.add_argument("--weights", type=Path, help="a file with its weights")
-    parser.add_argument("--hidden", type=float, default=0.9, help="share of hidden frames left empty (default 0.9)")
+    parser.add_argument("--hidden", type=float, default=0.85, help="share of hidden frames left empty (default 0.85)")
     parser.add_argument("--clips", type=int, default=60, help="how many clips (default 60)")
     given = parser.parse_args(arguments)
     segmenter = Segmenter(given.model, weights=given.weights)

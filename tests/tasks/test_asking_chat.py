@@ -86,6 +86,9 @@ def test_tiles_and_frames_are_read_from_the_folder(tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text("{")
     (tmp_path / "processor_config.json").write_text(json.dumps({"vision_input_type": "vanilla"}))
     assert sight_of(tmp_path) == {"tiles": 0}
+    weights = tiny_plm.folder(tmp_path)
+    assert Speaker(str(weights)).sight == {"tiles": 0}
+    assert Speaker(tiny_plm.model(name="plm-1b")).sight == {}  # its chat is in hand, so nobody asks the hub
 
 
 def test_a_speaker_is_made_once(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from percepta.running.fingerprint import made_with
 from percepta.running.loading import load
 from percepta.running.modes import evaluating
 from percepta.running.preparing import prepare
-from percepta.tasks.asking_chat import chat_of, place_of, sight_of
+from percepta.tasks.asking_chat import chat_of, sight_of
 from percepta.tasks.asking_int8 import hold_in_int8
 from percepta.tasks.asking_media import Looking, Seen
 from percepta.tasks.asking_prompts import prompts_for
@@ -133,7 +133,7 @@ class Speaker:
             raise BadInput(f"ask and caption need a model that answers, such as {NANO}; {self.name} does not.")
         self.chat: ChatTemplate = chat_of(self.model, weights, chat, system)
         self.model.chat = self.chat
-        self.sight = _sight(self.model, weights, chat)
+        self.sight = _sight(model, weights, chat)
         self.prompts = prompts_for(self.name)
         self.limit: int = self.model.config.text.max_length
 
@@ -360,13 +360,11 @@ def _loaded(model: Any, device: Any, dtype: Any, weights: Any, int8: bool) -> An
 
 
 def _sight(model: Any, weights: Any, chat: Any) -> dict[str, int]:
-    """What the files of the checkpoint say of tiles and frames; nothing where there are none."""
-    if isinstance(chat, str | Path):
-        return sight_of(Path(chat).expanduser())
-    try:
-        return sight_of(place_of(model, weights))
-    except (BadInput, OSError):
-        return {}
+    """What the files of a checkpoint on this machine say of tiles and frames; nothing where there are none."""
+    for place in (chat, weights, model):
+        if isinstance(place, str | Path) and (path := Path(place).expanduser()).exists():
+            return sight_of(path)
+    return {}
 
 
 def _what(seen: Seen) -> str:

@@ -14,6 +14,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def cut(model: Any, path: Path, out: Path | None) -> None:
         "everything, 4 x 4 clicks": {"everything": GRID},
     }
     for name, asked in ways.items():
-        masks = told(f"{path.name} {width} x {height}, {name}", lambda: percepta.segment(path, model=model, **asked))
+        masks = told(f"{path.name} {width} x {height}, {name}", partial(percepta.segment, path, model=model, **asked))
         assert masks.size == (height, width)
         if out is not None:
             draw_objects(picture, masks).save(out / f"{path.stem}-{name.split()[-1]}.png")

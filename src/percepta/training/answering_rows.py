@@ -10,7 +10,7 @@ the row; linear layers see one matrix.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -93,8 +93,8 @@ class Row:
 
     def to(self, device: torch.device) -> Row:
         """The same on another device."""
-        moved = [getattr(self, name).to(device) for name in ("tokens", "positions", "pictures", "places", "targets")]
-        return Row(*moved, self.branch.to(device), self.shapes)
+        tensors = ("tokens", "positions", "pictures", "places", "targets", "branch")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 def joined_row(documents: Sequence[Document]) -> Row:
@@ -111,13 +111,10 @@ def joined_row(documents: Sequence[Document]) -> Row:
     assert number == len(counts)
     places = np.flatnonzero(supervised)
     targets = np.concatenate([each.targets for each in documents])[places]
-    rows = (
-        np.concatenate([each.tokens for each in documents]),
-        np.concatenate([each.positions for each in documents]),
-        np.where(shown, np.cumsum(shown) - 1, -1),
-    )
     return Row(
-        *(torch.from_numpy(row)[None] for row in rows),
+        tokens=torch.from_numpy(np.concatenate([each.tokens for each in documents]))[None],
+        positions=torch.from_numpy(np.concatenate([each.positions for each in documents]))[None],
+        pictures=torch.from_numpy(np.where(shown, np.cumsum(shown) - 1, -1))[None],
         places=torch.from_numpy(places),
         targets=torch.from_numpy(targets),
         branch=torch.from_numpy(np.concatenate(branch)[places]),
@@ -152,11 +149,11 @@ class Branches:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """(1, heads, L, head_dim), keys and values with their own heads → (1, heads, L, head_dim)."""
         grouped = query.shape[1] != key.shape[1]
-        parts = (tensor.split(self.lengths, dim=2) for tensor in (query, key, value))
+        queries, keys, values = (tensor.split(self.lengths, dim=2) for tensor in (query, key, value))
         mixed = [
             functional.scaled_dot_product_attention(
-                *part, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+                own, seen, read, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
             )
-            for *part, mask in zip(*parts, self.masks, strict=True)
+            for own, seen, read, mask in zip(queries, keys, values, self.masks, strict=True)
         ]
         return torch.cat(mixed, dim=2)

@@ -50,8 +50,9 @@ class Documents:
         """See `Way`."""
         rows = []
         for row, lengths in enumerate(self.lengths):
-            parts = (part[row : row + 1].split(lengths, dim=2) for part in (query, key, value))
-            rows.append(torch.cat([causal(*part, scale) for part in zip(*parts, strict=True)], dim=2))
+            queries, keys, values = (part[row : row + 1].split(lengths, dim=2) for part in (query, key, value))
+            mixed = [causal(*part, scale=scale) for part in zip(queries, keys, values, strict=True)]
+            rows.append(torch.cat(mixed, dim=2))
         return torch.cat(rows)
 
 

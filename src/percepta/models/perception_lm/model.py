@@ -149,6 +149,7 @@ def llama(config: DecoderConfig) -> Any:
         from transformers import LlamaConfig, LlamaModel
     except ImportError as error:
         raise MissingExtra("transformers", "", "the language decoder") from error
+    names: dict[str, Any] = {"attn_implementation": attending.register()}  # not among LlamaConfig's own fields
     settings = LlamaConfig(
         vocab_size=config.vocabulary,
         hidden_size=config.width,
@@ -162,11 +163,11 @@ def llama(config: DecoderConfig) -> Any:
         pad_token_id=None,
         bos_token_id=None,
         eos_token_id=None,
-        attn_implementation=attending.register(),
+        **names,
     )
     device = torch.empty(0).device
     with torch.device("meta"):  # its own first values would be thrown away
-        decoder = LlamaModel(settings)
+        decoder: Any = LlamaModel(settings)
     decoder.rotary_emb = Rotary(config)
     if device.type != "meta":
         decoder.to_empty(device=device)

@@ -305,22 +305,19 @@ def test_tokens_are_those_of_the_chat(parts: tuple[Part, ...]) -> None:
     assert template.decode(row.targets.tolist()).endswith(f"{answer}<|eot_id|><|end_of_text|>")
 
 
+@pytest.mark.slow
 def test_loss_falls_and_answers_beat_guessing(tmp_path: Path) -> None:
-    """Yes or no about a world of two answers; a constant answer is right in about half of the questions."""
-    sources = {"scene_questions": {"questions": 0, "kinds": ["count"], "choices": 0.0, "dialogues": 0.0}}
+    """The colour of one thing among things of other colours: one of eight, and with distractors no constant does it."""
+    sources = {"scene_questions": {"questions": 0, "kinds": ["colour"], "choices": 0.0, "dialogues": 0.0}}
     settings = recipe(
-        tmp_path, sources, steps=60, batch_size=16, log_every=10, evaluate_every=60, learning_rate=4e-3,
+        tmp_path, sources, steps=60, batch_size=12, log_every=10, evaluate_every=60, save_every=60,
         answer={"length": 1024, "begin": ["pe-core-nano"]},
-        model_overrides={"vision": {"depth": 3, "layer_scale": None}, "text": TEXT},
-        data={"workers": 0, "validation_samples": 100, **sources},
+        model_overrides={"vision": {"depth": 3}, "text": {**TEXT, "width": 96, "hidden": 192}},
+        data={"workers": 0, "validation_samples": 60, **sources},
     )  # fmt: skip
     run(settings)
     records = read_records(tmp_path)
     losses = [float(record["loss"]) for record in records if "loss" in record]
-    exact = [
-        float(record["validation.scene_questions.exact"])
-        for record in records
-        if "validation.scene_questions.exact" in record
-    ]
+    (exact,) = (float(record[key]) for record in records for key in record if key.endswith("scene_questions.exact"))
     assert losses[-1] < 0.2 * losses[0]
-    assert exact[-1] > 0.4
+    assert exact > 0.25, "twice what guessing one of eight colours gets"

@@ -16,6 +16,7 @@ from percepta.training.classifying import Classify, ClassInputs, mixed
 from percepta.training.data import Batch
 from percepta.training.loop import run
 from percepta.training.masked_pictures import Masked, model_pictures
+from percepta.training.optimisers import rate_factors, undecayed
 from percepta.training.picture_recipe import ClassifyRecipe, MaskedRecipe
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import AugmentRecipe, list_recipes, make_recipe, read_recipe
@@ -125,11 +126,10 @@ def test_objectives_want_their_models(tmp_path):
 @pytest.mark.parametrize("name", [name for name in list_recipes() if "hiera" in name])
 def test_recipes_build_on_meta(name):
     recipe = read_recipe(name)
-    percepta.build(recipe.model, device="meta", **recipe.model_overrides)
-    if recipe.rates is not None:
-        from percepta.training.optimisers import rate_factors
-
-        model = percepta.build(recipe.model, device="meta", **recipe.model_overrides)
+    model = percepta.build(recipe.model, device="meta", **recipe.model_overrides)
+    kept = undecayed(model, recipe.rates)
+    assert kept == {key for key, _ in model.named_parameters() if "positions." in key}
+    if recipe.rates.layer_decay < 1:
         factors = rate_factors(model, recipe.rates)
         last = model.config.depth - 1
         decay = recipe.rates.layer_decay

@@ -110,7 +110,7 @@ def _of_one(sources: list[Source], asked: _Asked, looking: Looking, speaker: Spe
         speaker.prompt(seen, text, asked.drawing)  # what does not fit is refused before anything is computed
     if stream and asked.drawing.samples > 1:
         raise BadInput(f"an answer as it is made is one; got samples={asked.drawing.samples}.")
-    features = None if pixels is None else speaker.encode(pixels, seen)
+    features = None if pixels is None else speaker.encode(pixels, seen.chunk_tokens)
     if stream:
         return speaker.saying(seen, asked.questions[0], features, asked.drawing)
     answers = speaker.answers(View(seen, asked.questions), features, asked.drawing)

@@ -152,10 +152,10 @@ class Speaker:
         told = replace(looking, frames=frames, tiles=tiles)
         return told.preprocess(self.model.preprocess, self.chat.tokens_per_chunk, self.name)
 
-    def encode(self, pixels: Tensor, seen: Seen) -> Tensor:
-        """(C, 3, S, S) → visual tokens (C, n, width), n as what is seen says."""
+    def encode(self, pixels: Tensor, chunk_tokens: int | None = None) -> Tensor:
+        """(C, 3, S, S) → visual tokens (C, n, width), n as of `Seen.chunk_tokens`."""
         with self.evaluating():
-            return encode_chunks(self.model, pixels.to(self.device, self.dtype), seen.chunk_tokens)
+            return encode_chunks(self.model, pixels.to(self.device, self.dtype), chunk_tokens)
 
     def tokens_of(self, seen: Seen) -> int:
         """Visual tokens of what is seen."""
@@ -232,7 +232,9 @@ class Speaker:
 
         def compute(batch: Tensor, sources: list[Source]) -> list[Any]:
             views = [held[id(source)] for source in sources]
-            features = self.encode(batch.flatten(0, 1), views[0].seen).split([view.seen.chunks for view in views])
+            features = self.encode(batch.flatten(0, 1), views[0].seen.chunk_tokens).split(
+                [view.seen.chunks for view in views]
+            )
             told = self.answers_to_all(views, features, drawing)
             for source in sources:  # only now: a batch that does not fit into memory comes again in parts
                 del held[id(source)]

@@ -110,6 +110,7 @@ def test_the_toys_questions_are_those_that_it_was_trained_on() -> None:
     from percepta.datasets import scenes
     from percepta.datasets.scenes import questions
     from percepta.datasets.scenes.happenings import make_question_clip
+    from percepta.media.regions import region_text
 
     toy = asking_prompts.prompts_for("plm-nano")
     asked: set[str] = set()
@@ -123,7 +124,7 @@ def test_the_toys_questions_are_those_that_it_was_trained_on() -> None:
     scene = scenes.make_scene(3)
     height, width = scene.picture.shape[:2]
     left, top, right, bottom = scene.boxes[0].tolist()
-    region = toy.region((left, top, right - left, bottom - top), width, height)
+    region = region_text((left, top, right - left, bottom - top), width, height)
     told = {one.question for seed in range(40) for one in questions.scene_questions(scene, seed)}
     assert toy.picture_region.replace("<|bbox0|>", region) in told
 

@@ -15,8 +15,9 @@ from percepta.errors import BadInput
 from percepta.training.classifying import Classify, ClassInputs, mixed
 from percepta.training.data import Batch
 from percepta.training.loop import run
-from percepta.training.masked_pictures import Masked, model_pictures
+from percepta.training.masked_pictures import Masked
 from percepta.training.optimisers import rate_factors, undecayed
+from percepta.training.picture_inputs import model_pictures
 from percepta.training.picture_recipe import ClassifyRecipe, MaskedRecipe
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import AugmentRecipe, list_recipes, make_recipe, read_recipe

@@ -52,7 +52,7 @@ BLIND, USUAL, ORACLE = "grey frames", "usual answer", "right answer"
 
 
 def scenes_videobench_protocol(
-    count: int = 100, size: int = 64, frames: int = 12, tasks: Sequence[str] = TASKS, judge: str = "exact"
+    count: int = 100, size: int = 64, frames: int = 8, tasks: Sequence[str] = TASKS, judge: str = "exact"
 ) -> Protocol:
     """Five tasks on `count` clips.
 

@@ -165,7 +165,7 @@ class Speaker:
         """The tokens before an answer. Raises BadInput for an empty question, and for what the context cannot hold."""
         check_question(question)
         chat = self.chat if seen.chunk_tokens is None else replace(self.chat, tokens_per_chunk=seen.chunk_tokens)
-        found = generation_prompt(chat, seen.worded(question, self.prompts.region), seen.chunks)
+        found = generation_prompt(chat, seen.worded(question), seen.chunks)
         length, left = len(found.tokens), self.limit - len(found.tokens)
         if left < 1:
             visual = self.tokens_of(seen)

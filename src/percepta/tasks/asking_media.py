@@ -12,7 +12,7 @@ import glob
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from percepta.tasks.asking_words import Timeline
 
 MARK = "<|bbox0|>"
 SMALL_FRAME = 64  # pixels a side for each pixel of a red box's line, up to the line that models were trained with
-RegionWords = Callable[[Sequence[float], float, float], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Looking:
     """How pictures and videos are looked at.
 
     Attributes:
-        frames: of a video at most; None is as many as the model was trained with (32, a toy 16).
+        frames: of a video at most; None is as many as the model was trained with (32, a toy 8).
         tiles: of a picture at most, without its thumbnail; 0 is the picture alone; None is likewise (36, a toy 0). More
             see smaller print, and take more time and memory.
         visual_tokens: tokens that one input may take at most; makes tiles and frames fewer.
@@ -115,11 +114,11 @@ class Seen:
     region: tuple[float, float, float, float] | None = None
     chunk_tokens: int | None = None
 
-    def worded(self, question: str, words: RegionWords = region_text) -> str:
+    def worded(self, question: str) -> str:
         """The question, with its region in words where there is one."""
         if self.region is None or self.size is None:
             return question
-        told = words(self.region, self.size[1], self.size[0])
+        told = region_text(self.region, self.size[1], self.size[0])
         return question.replace(MARK, told) if MARK in question else f"In the region {told}: {question}"
 
 

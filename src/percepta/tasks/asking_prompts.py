@@ -1,18 +1,13 @@
 """What is asked where people ask nothing: the requests for captions, as a model was trained with them.
 
-Unusual: a toy of generated scenes knows a few hundred words, so it is asked in those, and regions are told to it as its
-questions tell them.
+Unusual: a toy of generated scenes knows a few hundred words, so it is asked in those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from percepta.datasets.scenes.questions import BOXED
-from percepta.datasets.scenes.questions import region_text as toy_region
-from percepta.media.regions import region_text
-from percepta.tasks.asking_media import RegionWords
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +20,6 @@ class Prompts:
         dense: for timed captions of a video, or "" where it has to be cut into parts that are captioned one by one.
         dense_about: for timed captions of one thing.
         boxed: what a red box is called.
-        region: a region in words.
     """
 
     picture: str
@@ -35,7 +29,6 @@ class Prompts:
     dense: str
     dense_about: str
     boxed: str
-    region: RegionWords = region_text
 
 
 _FORM = (
@@ -53,11 +46,6 @@ REAL = Prompts(
 )
 
 
-def _toy_region(box: Sequence[float], width: float, height: float) -> str:
-    left, top, across, down = box
-    return toy_region((left, top, left + across, top + down), int(width), int(height))
-
-
 TOY = Prompts(
     picture="describe the picture.",
     video="describe the clip.",
@@ -66,7 +54,6 @@ TOY = Prompts(
     dense="",
     dense_about="describe what {about} does, part by part.",
     boxed=BOXED,
-    region=_toy_region,
 )
 
 

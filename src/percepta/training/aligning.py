@@ -21,9 +21,8 @@ from percepta.training.aligning_teachers import MaskTeacher, TokenTeacher
 from percepta.training.aligning_towers import Head, blanked, hidden_patches, like, see, start_from, tower_of
 from percepta.training.alignment_losses import pair_loss, token_loss
 from percepta.training.data import Batch
-from percepta.training.draws import number_of
-from percepta.training.masked_pictures import AT_ONCE, model_pictures
-from percepta.training.objective_table import native_size
+from percepta.training.objective_table import Objective, native_size
+from percepta.training.picture_inputs import AT_ONCE, draws_for, still_pictures
 from percepta.training.precision import forward_precision
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
@@ -77,7 +76,7 @@ class AlignLearner(nn.Module):
         return torch.stack([settings.tokens * same + settings.pairs * pairs, same.detach(), pairs.detach()])
 
 
-class Align:
+class Align(Objective):
     """See `Objective`; the model is any encoder with `intermediates`."""
 
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:
@@ -102,25 +101,18 @@ class Align:
         """See `Objective`."""
         pictures, hidden = [], []
         for part in batch.parts:
-            draws = torch.Generator().manual_seed(number_of(self.recipe.seed, batch.step, part.source))
-            pictures.append(self._pictures(part, size, draws))
+            draws = draws_for(self.recipe.seed, batch.step, part)
+            pictures.append(still_pictures("align-spatial", part, size, self.model.preprocess, draws))
             made = self._hidden(part.total or len(part), size, self.settings.hidden, draws)
             hidden.append(made if part.rows is None else made[torch.from_numpy(part.rows)])
         return AlignInputs(torch.cat(pictures), torch.cat(hidden))
-
-    def after_update(self) -> None:
-        """Nothing is bounded."""
-
-    def figures(self) -> dict[str, float]:
-        """Nothing beside the losses."""
-        return {}
 
     def validate(self, model: Any, parts: Sequence[Part], size: int, device: torch.device) -> dict[str, float]:
         """The losses on held-out pictures of each source, of which the student sees all."""
         found = {}
         with evaluating(model), torch.inference_mode():
             for part in parts:
-                x = self._pictures(part, size, None)
+                x = still_pictures("align-spatial", part, size, self.model.preprocess, None)
                 sums = torch.zeros(len(self.learner.names), device=device)
                 for some in x.split(AT_ONCE):
                     inputs = AlignInputs(some, self._hidden(len(some), size, 0.0, None)).to(device)
@@ -128,11 +120,6 @@ class Align:
                 for name, value in zip(self.learner.names[1:], (sums / len(x)).tolist()[1:], strict=True):
                     found[f"{part.source}.{name}"] = round(value, 5)
         return found
-
-    def _pictures(self, part: Part, size: int, draws: torch.Generator | None) -> Tensor:
-        if part.pictures.ndim == 5:
-            raise BadInput(f"the objective align-spatial takes pictures; the source {part.source} gives videos.")
-        return model_pictures(part, size, self.model.preprocess, draws)
 
     def _hidden(self, count: int, size: int, share: float, draws: torch.Generator | None) -> Tensor:
         if size not in self.grids:

@@ -25,6 +25,7 @@ from percepta.training.answering_validation import validate_answers
 from percepta.training.augmentation import prepare_pictures
 from percepta.training.data import Batch
 from percepta.training.low_rank import LowRank
+from percepta.training.objective_table import Objective
 from percepta.training.precision import forward_precision
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
@@ -153,7 +154,7 @@ class AnswerLearner(nn.Module):
         return 0 * torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum()
 
 
-class Answer:
+class Answer(Objective):
     """See `Objective`; the model is a PerceptionLM."""
 
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:
@@ -187,9 +188,6 @@ class Answer:
         found = gather(self.template, batch.parts, size, self.settings.length)
         self.skipped += found.skipped
         return inputs_of(found)
-
-    def after_update(self) -> None:
-        """Nothing is bounded."""
 
     def figures(self) -> dict[str, float]:
         """Conversations without anything to learn that were left out so far."""

@@ -20,8 +20,8 @@ from percepta.running.loading import load
 from percepta.running.modes import evaluating
 from percepta.training.data import Batch
 from percepta.training.draws import number_of
-from percepta.training.masked_pictures import AT_ONCE, model_pictures
-from percepta.training.objective_table import native_size
+from percepta.training.objective_table import Objective, native_size
+from percepta.training.picture_inputs import AT_ONCE, draws_for, model_pictures
 from percepta.training.picture_recipe import ClassifyRecipe
 from percepta.training.precision import forward_precision
 from percepta.training.ranks import Ranks
@@ -81,7 +81,7 @@ class ClassLearner(nn.Module):
         return torch.stack([loss, right])
 
 
-class Classify:
+class Classify(Objective):
     """See `Objective`; the model gives logits (B, classes) and its config says `classes`."""
 
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:
@@ -104,7 +104,7 @@ class Classify:
         """See `Objective`."""
         pictures, targets = [], []
         for part in batch.parts:
-            draws = torch.Generator().manual_seed(number_of(self.recipe.seed, batch.step, part.source))
+            draws = draws_for(self.recipe.seed, batch.step, part)
             pictures.append(model_pictures(part, size, self.model.preprocess, draws))
             targets.append(functional.one_hot(self.labels(part), self.classes).float())
         seed = number_of(self.recipe.seed, batch.step, "mix", self.ranks.rank)
@@ -125,13 +125,6 @@ class Classify:
         if max(labels) >= self.classes:
             raise BadInput(f"the source {part.source} has a class {max(labels)}; the model has {self.classes} classes.")
         return torch.tensor(labels)
-
-    def after_update(self) -> None:
-        """Nothing is bounded."""
-
-    def figures(self) -> dict[str, float]:
-        """Nothing beside the losses."""
-        return {}
 
     def validate(self, model: Any, parts: Sequence[Part], size: int, device: torch.device) -> dict[str, float]:
         """Accuracy and cross entropy on held-out samples of each source."""

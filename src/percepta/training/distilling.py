@@ -22,9 +22,8 @@ from percepta.training.aligning_teachers import TokenTeacher, normalised_for
 from percepta.training.aligning_towers import Head, Seen, like, see, tower_of
 from percepta.training.alignment_losses import contrast_loss, pair_loss, token_loss
 from percepta.training.data import Batch
-from percepta.training.draws import number_of
-from percepta.training.masked_pictures import AT_ONCE, model_pictures
-from percepta.training.objective_table import native_size
+from percepta.training.objective_table import Objective, native_size
+from percepta.training.picture_inputs import AT_ONCE, draws_for, still_pictures
 from percepta.training.precision import forward_precision
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
@@ -96,7 +95,7 @@ class DistilLearner(nn.Module):
         )
 
 
-class Distil:
+class Distil(Objective):
     """See `Objective`; the model is any encoder with `intermediates`, for `contrast` a core model."""
 
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:
@@ -117,24 +116,18 @@ class Distil:
         pictures: list[Tensor] = []
         captions: list[str] = []
         for part in batch.parts:
-            draws = torch.Generator().manual_seed(number_of(self.recipe.seed, batch.step, part.source))
-            pictures.append(self._pictures(part, size, draws))
+            draws = draws_for(self.recipe.seed, batch.step, part)
+            pictures.append(still_pictures("distil", part, size, self.model.preprocess, draws))
             captions += part.captions
         return DistilInputs(torch.cat(pictures), self._words(captions, sum(map(len, pictures))))
-
-    def after_update(self) -> None:
-        """Nothing is bounded."""
-
-    def figures(self) -> dict[str, float]:
-        """Nothing beside the losses."""
-        return {}
 
     def validate(self, model: Any, parts: Sequence[Part], size: int, device: torch.device) -> dict[str, float]:
         """The losses on held-out samples of each source, the words compared among some at a time."""
         found = {}
         with evaluating(model), torch.inference_mode():
             for part in parts:
-                x, sums = self._pictures(part, size, None), torch.zeros(len(self.learner.names), device=device)
+                x = still_pictures("distil", part, size, self.model.preprocess, None)
+                sums = torch.zeros(len(self.learner.names), device=device)
                 for first in range(0, len(x), AT_ONCE):
                     some = slice(first, first + AT_ONCE)
                     words = self._words(part.captions[some], len(x[some]))
@@ -142,11 +135,6 @@ class Distil:
                 for name, value in zip(self.learner.names[1:], (sums / len(x)).tolist()[1:], strict=True):
                     found[f"{part.source}.{name}"] = round(value, 5)
         return found
-
-    def _pictures(self, part: Part, size: int, draws: torch.Generator | None) -> Tensor:
-        if part.pictures.ndim == 5:
-            raise BadInput(f"the objective distil takes pictures; the source {part.source} gives videos.")
-        return model_pictures(part, size, self.model.preprocess, draws)
 
     def _words(self, captions: Sequence[str], count: int) -> tuple[Tensor, Tensor] | None:
         if not self.settings.contrast:

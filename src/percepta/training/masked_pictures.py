@@ -15,19 +15,14 @@ from torch import Tensor, nn
 from percepta.errors import BadInput
 from percepta.models.hiera import random_keep
 from percepta.running.modes import evaluating
-from percepta.training.augmentation import Draws, prepare_pictures
 from percepta.training.data import Batch
-from percepta.training.data_recipe import AugmentRecipe
-from percepta.training.draws import number_of
-from percepta.training.objective_table import native_size
+from percepta.training.objective_table import Objective, native_size
+from percepta.training.picture_inputs import AT_ONCE, draws_for, model_pictures
 from percepta.training.picture_recipe import MaskedRecipe
 from percepta.training.precision import forward_precision
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
 from percepta.training.sources import Part
-
-AT_ONCE = 64
-"""Held-out samples that are scored in one go."""
 
 
 class MaskedInputs(NamedTuple):
@@ -46,27 +41,6 @@ class MaskedInputs(NamedTuple):
         return MaskedInputs(self.pictures.to(device), self.keep.to(device))
 
 
-def model_pictures(part: Part, size: int, preprocess: Any, generator: torch.Generator | None) -> Tensor:
-    """The pictures of a part as a model wants them, (B, 3, S, S), of videos (B, T, 3, S, S).
-
-    Args:
-        size: side S.
-        preprocess: whose `mean` and `std` normalise; None for 0.5.
-        generator: varies them as the part says; None leaves them as they are.
-
-    Raises: BadInput for pictures whose masks are varied with them.
-    """
-    if not isinstance(part.augment, AugmentRecipe):
-        raise BadInput(f"the source {part.source} has masks; it serves the objective segment.")
-    flat = part.pictures.reshape(-1, *part.pictures.shape[-3:])
-    draws = None if generator is None else Draws(generator, part.total or len(part), part.rows, part.frames)
-    x = prepare_pictures(flat, size, part.augment, draws)
-    if preprocess is not None:
-        mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-        x = (x * 0.5 + 0.5 - mean) / std
-    return x.unflatten(0, (len(part), part.frames)) if part.pictures.ndim == 5 else x
-
-
 class MaskedLearner(nn.Module):
     """A model with `pretrain`, and its loss."""
 
@@ -83,7 +57,7 @@ class MaskedLearner(nn.Module):
         return loss.float()[None]
 
 
-class Masked:
+class Masked(Objective):
     """See `Objective`; the model needs `pretrain` and `units_of`."""
 
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:
@@ -103,19 +77,12 @@ class Masked:
         """See `Objective`."""
         pictures, keeps = [], []
         for part in batch.parts:
-            draws = torch.Generator().manual_seed(number_of(self.recipe.seed, batch.step, part.source))
+            draws = draws_for(self.recipe.seed, batch.step, part)
             x = model_pictures(part, size, self.model.preprocess, draws)
             keep = self._keep(x, part.total or len(part), draws)
             pictures.append(x)
             keeps.append(keep if part.rows is None else keep[torch.from_numpy(part.rows)])
         return MaskedInputs(torch.cat(pictures), torch.cat(keeps))
-
-    def after_update(self) -> None:
-        """Nothing is bounded."""
-
-    def figures(self) -> dict[str, float]:
-        """Nothing beside the loss."""
-        return {}
 
     def validate(self, model: Any, parts: Sequence[Part], size: int, device: torch.device) -> dict[str, float]:
         """The loss on held-out samples of each source, always with the same masks."""

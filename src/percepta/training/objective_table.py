@@ -55,10 +55,12 @@ class Objective(Protocol):
         """What the learner gets for a batch, on the CPU, with a method `to(device)`; a function of (seed, step)."""
 
     def after_update(self) -> None:
-        """Changes the new weights where the objective bounds them; called without gradient."""
+        """Changes the new weights where the objective bounds them, by default nowhere; called without gradient."""
+        return
 
     def figures(self) -> dict[str, float]:
-        """What is logged beside the losses."""
+        """What is logged beside the losses, by default nothing."""
+        return {}
 
     def validate(self, model: Any, parts: Sequence[Part], size: int, device: torch.device) -> dict[str, float]:
         """Figures of `model` on held-out samples; leaves its mode as it was."""

@@ -18,7 +18,7 @@ from percepta.training.annotated_augmentation import vary_annotated
 from percepta.training.data import Batch
 from percepta.training.draws import number_of
 from percepta.training.interaction import Interaction, RandomUser, draw_plan, full_size
-from percepta.training.objective_table import native_size
+from percepta.training.objective_table import Objective, native_size
 from percepta.training.precision import forward_precision
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
@@ -148,7 +148,7 @@ def renew_memory(model: Any, fresh: Any, size: float) -> None:
     model.memory_encoder.map_proj.weight.div_(size)
 
 
-class Segment:
+class Segment(Objective):
     """See `Objective`; the model is a Sam2."""
 
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:
@@ -173,13 +173,6 @@ class Segment:
         draws = torch.Generator().manual_seed(number_of(self.recipe.seed, batch.step, part.source, self.ranks.rank))
         seed = number_of(self.recipe.seed, batch.step, "user")
         return segment_inputs(part, size, self.model.preprocess, seed, draws)
-
-    def after_update(self) -> None:
-        """Nothing is bounded."""
-
-    def figures(self) -> dict[str, float]:
-        """Nothing beside the losses."""
-        return {}
 
     def validate(self, model: Any, parts: Sequence[Part], size: int, device: torch.device) -> dict[str, float]:
         """See `segment_validation.validate_segmentation`."""

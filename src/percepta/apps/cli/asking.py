@@ -11,9 +11,7 @@ from percepta.errors import BadInput
 
 NANO = "plm-nano"
 
-Frames = Annotated[
-    int | None, typer.Option("--frames", metavar="N", help="Frames of a video at most; 32, of a toy 16.")
-]
+Frames = Annotated[int | None, typer.Option("--frames", metavar="N", help="Frames of a video at most; 32, of a toy 8.")]
 Tiles = Annotated[int | None, typer.Option("--tiles", metavar="N", help="Tiles of a picture; 36, of a toy 0.")]
 VisualTokens = Annotated[
     int | None, typer.Option("--visual-tokens", metavar="N", help="Tokens for what is seen at most: time and memory.")

@@ -32,6 +32,7 @@ from percepta.datasets.scenes.language import join_words
 from percepta.datasets.scenes.pictures import make_scene
 from percepta.datasets.scenes.scene import Clip, Scene, SceneObject
 from percepta.datasets.scenes.vocabulary import COLOURS, SHAPES, TEST_SEED_START, TEXTURES, SceneConfig
+from percepta.media.regions import region_text
 
 QUESTION_VERSION = "1.0"
 QUESTION_STREAM = 6
@@ -92,12 +93,6 @@ def names_of(things: Things, index: int, without: str = "") -> list[str]:
 def with_article(words: str) -> str:
     """'a red star', 'an orange ring'."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def region_text(box: Sequence[float], width: int, height: int) -> str:
-    """A box in pixels as the text of a region: "[x1, y1, x2, y2]" in thousandths of the picture, 0 to 999."""
-    scales = (width, height, width, height)
-    return "[" + ", ".join(str(min(int(value * 1000 / scale), 999)) for value, scale in zip(box, scales)) + "]"
 
 
 def _choices(dice: Dice, answer: str, others: Sequence[str], near: Sequence[str] = ()) -> tuple[str, ...]:
@@ -246,7 +241,9 @@ def _regions(dice: Dice, scene: Scene) -> list[Question]:
     """What is in a region that is given as text, for up to two things."""
     height, width = scene.picture.shape[:2]
     chosen = dice.shuffled(range(len(scene.objects)))[:2]
-    asked = [f"what is in the region {region_text(scene.boxes[index], width, height)}?" for index in chosen]
+    corners = [scene.boxes[index].tolist() for index in chosen]
+    boxes = [(left, top, right - left, bottom - top) for left, top, right, bottom in corners]
+    asked = [f"what is in the region {region_text(box, width, height)}?" for box in boxes]
     answers = [with_article(scene.objects[index].name) for index in chosen]
     return [
         Question("region_caption", text, answer, object=index)

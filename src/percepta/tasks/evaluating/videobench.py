@@ -25,7 +25,6 @@ from percepta.errors import BadInput, one_of, out_of_range
 from percepta.evaluation import Evaluation, Protocol
 from percepta.evaluation.scenes_videobench import evaluate_scenes_videobench
 from percepta.evaluation.videobench import FRAMES
-from percepta.evaluation.videobench_asking import Asked
 from percepta.evaluation.videobench_measures import evaluation_of
 from percepta.evaluation.videobench_prompts import MAX_NEW_TOKENS, texts_of
 from percepta.evaluation.videobench_reading import OPTION_RULES
@@ -81,39 +80,6 @@ def videobench_protocol(
     )
 
 
-class SpeakerAnswers:
-    """A Perception Language Model as what answers many questions about frames together, word for word as it said them.
-
-    Args:
-        speaker: of `percepta.tasks.asking`.
-    """
-
-    def __init__(self, speaker: Any) -> None:
-        from percepta.tasks.asking_media import Looking
-
-        self.speaker, self.name = speaker, speaker.maker
-        self._preprocess = speaker.preprocess(Looking())
-
-    def many(self, asked: Sequence[Asked]) -> list[str]:
-        """One answer a question; an answer is shorter than it may be where the context leaves no more."""
-        from percepta.tasks.asking import Drawing, View
-        from percepta.tasks.asking_media import Seen
-
-        if not asked:
-            return []
-        pixels, views, left = [], [], []
-        for one in asked:
-            frames = list(one.frames)
-            prepare = replace(self._preprocess, frames=len(frames)).video if one.as_video else self._preprocess.images
-            pixels.append(prepare(frames).pixels)
-            views.append(View(Seen("", "video", len(pixels[-1])), (one.prompt,)))
-            prompt = self.speaker.prompt(views[-1].seen, one.prompt, Drawing())
-            left.append(min(one.max_new_tokens, self.speaker.limit - len(prompt.tokens)))
-        features = self.speaker.encode(torch.cat(pixels)).split([len(part) for part in pixels])
-        drawing = Drawing(temperature=0, max_tokens=min(left))
-        return [found[0].said for found in self.speaker.answers_to_all(views, features, drawing)]
-
-
 def answering(model: Any, weights: str | Path | None = None, device: Any = None, dtype: Any = None) -> tuple[Any, str]:
     """What answers, and its name with all that its answers depend on.
 
@@ -128,6 +94,7 @@ def answering(model: Any, weights: str | Path | None = None, device: Any = None,
                 raise BadInput(f"{what} must be None for a callable, which has its own.")
         return model, str(getattr(model, "name", getattr(model, "__qualname__", type(model).__name__)))
     from percepta.tasks.asking import Speaker
+    from percepta.tasks.evaluating.speaking import SpeakerAnswers
 
     speaker = Speaker(NANO if model is None else model, device, dtype, weights)
     return SpeakerAnswers(speaker), speaker.maker

@@ -1,7 +1,7 @@
 """Hiera and its windowed trunk against timm: plain eager float32, and prepared.
 
 One process, the same weights, inputs and threads; the sides take turns, and the median of the per-round ratios is
-printed with its spread. `--masked` shows what a masked pass saves of the encoder.
+printed with its spread. `--masked` shows what a masked pass saves of the encoder, `--shares` where the time goes.
 
     python benchmarks/hiera.py --models tiny abswin trunk --rounds 7 --threads 2 --masked
 """
@@ -113,6 +113,18 @@ def masked(rounds: int) -> None:
     print(f"mae-hiera-tiny-224, encoder, batch 4: {statistics.median(ratios[1:]):.2f} times faster at a mask of 0.6")
 
 
+@torch.inference_mode()
+def shares(title: str, model: Run, x: Tensor) -> None:
+    """Print what share of the time each kind of operation takes by itself, the five largest."""
+    model(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model(x)
+    spent = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    largest = sorted(spent, key=lambda name: -spent[name])[:5]
+    told = ", ".join(f"{name.removeprefix('aten::')} {spent[name] / sum(spent.values()):.0%}" for name in largest)
+    print(f"{title:<20} plain spends: {told}", flush=True)
+
+
 def main() -> None:
     """See the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -121,6 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--masked", action="store_true")
+    parser.add_argument("--shares", action="store_true", help="also which operations take the time")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"{machine.signature()} | timm {timm.__version__}")
@@ -129,6 +142,8 @@ def main() -> None:
         for batch in arguments.batches:
             x = torch.randn(batch, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
             compare(f"{size} batch {batch}", runs, x, arguments.rounds)
+            if arguments.shares:
+                shares(f"{size} batch {batch}", runs["plain"], x)
     if arguments.masked:
         masked(arguments.rounds)
 

@@ -1,14 +1,17 @@
-"""The claim of spatial alignment in miniature, over seeds, with a verdict.
+"""The claims of spatial and of language alignment in miniature, with a verdict.
 
   python benchmarks/alignment.py spatial
       J&F of zero-shot tracking, layer by layer, of pe-core-nano, and of the last layer after alignment by the recipe
       pe-spatial-nano (arXiv 2504.13181, section 5: the last layer becomes as good as the best one was).
   python benchmarks/alignment.py spatial --teachers tokens masks
       The same with one of the two teachers alone.
+  python benchmarks/alignment.py language
+      Answers about scenes from each layer of pe-core-nano and from the last of pe-lang-nano: the tower stays as it is,
+      projector and decoder begin from nothing, equally long for all (arXiv 2504.13181, section 4).
 
-Nothing is fitted to the clips: masks of the first frame are handed on by the likeness of tokens. Each run and each clip
-is kept in --out and not made again; a run that was interrupted goes on. --quick shows that everything runs; its verdict
-means nothing.
+For `spatial` nothing is fitted to the clips: masks of the first frame are handed on by the likeness of tokens. Each run
+and each clip is kept in --out and not made again; a run that was interrupted goes on. --quick shows that everything
+runs; its verdict means nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ ALLOWED, GAP = 1.0, 3.0  # points below the best layer that the aligned one may 
 def main() -> None:
     """See the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("claim", choices=("spatial",))
+    parser.add_argument("claim", choices=("spatial", "language"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=["both"])
     parser.add_argument("--clips", type=int, default=8)
@@ -51,13 +54,54 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
+    parser.add_argument("--steps", type=int, default=150, help="of projector and decoder, for language")
+    parser.add_argument("--pictures", type=int, default=200, help="held out, for language")
+    parser.add_argument("--layers", type=int, nargs="*", help="of pe-core-nano, for language; all by default")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.quick:
         given.clips, given.size, given.frames, given.out = 2, 64, 4, given.out / "quick"
-        given.set = [*given.set, "steps=4", "batch_size=4", "align.points=2"]
-    spatial(given)
+        given.set = [*given.set, "batch_size=4", *(["steps=4", "align.points=2"] if given.claim == "spatial" else [])]
+        given.steps, given.pictures = 4, 4
+    {"spatial": spatial, "language": language}[given.claim](given)
+
+
+def language(given: argparse.Namespace) -> None:
+    """Answers from every layer, and from the last of the aligned tower; verdict."""
+    core, aligned = "pe-core-nano", "pe-lang-nano"
+    layers = given.layers or list(range(percepta.describe(core).config["depth"]))
+    found: dict[str, list[float]] = {}
+    print(f"answers word for word about {given.pictures} held-out pictures after {given.steps} steps, % (token loss)")
+    for name, tower, layer in [(f"{core}, layer {one}", core, one) for one in layers] + [(aligned, aligned, None)]:
+        runs = [answers_from(tower, layer, seed, given) for seed in range(given.seeds)]
+        found[name] = [run["exact"] for run in runs]
+        print(f"  {name:24}" + ", ".join(f"{100 * run['exact']:.1f} ({run['loss']:.3f})" for run in runs), flush=True)
+    ours = np.array(found.pop(aligned))
+    best = np.max(list(found.values()), axis=0)
+    holds = "holds" if (ours >= best).all() else "does not hold"
+    gains = ", ".join(f"{value:+.1f}" for value in 100 * (ours - best))
+    print(f"verdict: {holds}; aligned against the best layer of each seed: {gains} points")
+
+
+def answers_from(tower: str, layer: int | None, seed: int, given: argparse.Namespace) -> dict[str, float]:
+    """Held-out figures of a decoder that was trained on one layer of a tower that stays as it is."""
+    out = given.out / f"language-{given.steps}" / f"{tower}-{'last' if layer is None else layer}-{seed}"
+    file = out / f"held-out-{given.pictures}.json"
+    if not file.is_file():
+        depth = [] if layer is None else [f"model_overrides.vision.depth={layer + 1}"]
+        changes = [
+            f"answer.begin=[{tower}]", "answer.train=[projector,decoder]", *depth, f"steps={given.steps}",
+            f"evaluate_every={given.steps}", f"data.validation_samples={given.pictures}", f"out={out}", f"seed={seed}",
+            f"threads={given.threads}", *given.set,
+        ]  # fmt: skip
+        result = run(read_recipe("plm-nano-align", changes))
+        if not result.finished:
+            raise SystemExit(130)
+        figures = {name: result.figures[f"validation.scene_questions.{name}"] for name in ("exact", "loss")}
+        file.write_text(json.dumps(figures))
+    found: dict[str, float] = json.loads(file.read_text())
+    return found
 
 
 def spatial(given: argparse.Namespace) -> None:

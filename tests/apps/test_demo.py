@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from percepta.apps import demo, demo_objects
+from percepta.apps import demo, demo_answers, demo_objects
 from percepta.apps.report import Page
 from percepta.media import VideoReader
 from percepta.results.formats.tracks import read_tracks
@@ -27,6 +27,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_objects, "SCENES", 2)
     monkeypatch.setattr(demo_objects, "CLIPS", 1)
     monkeypatch.setattr(demo_objects, "FRAMES", 6)
+    monkeypatch.setattr(demo_answers, "SCENES", 1)
+    monkeypatch.setattr(demo_answers, "CLIPS", 1)
 
 
 @pytest.mark.usefixtures("small")
@@ -39,7 +41,7 @@ def test_the_demo_ends_with_the_path_of_a_whole_report(percepta: Any, tmp_path: 
     assert "pass --model pe-core-l14-336" in done.out
     reader = read(tmp_path / "demo" / "report.html")
     text = words(reader)
-    sections = ("Search by words", "Nothing here", "A moment of a film", "Search by picture", "scenes labelled right")
+    sections = ("Search by words", "Nothing here", "A moment of a film", "Search by picture", "scenes labelled right", "Asked about")
     for said in (*sections, "What the layers see", "The model"):
         assert said in text
     assert "is a toy" in text

@@ -59,7 +59,7 @@ def test_who_knows_all_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert text.count("✓") >= 10
     assert "Asked about pictures" in text
     assert "Asked about clips" in text
-    assert len(reader.pictures) == 1 + demo_answers.STRIP
+    assert len(reader.pictures) == 1 + demo_answers.FRAMES
     counts = [int(word.strip(".,")) for word in said.split() if word.strip(".,").isdecimal()]
     assert counts[0] == counts[1]
     assert counts[2] == counts[3]

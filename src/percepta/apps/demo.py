@@ -1,5 +1,5 @@
-"""The demonstration: pictures and videos are made, indexed, searched, labelled, looked into, cut out, followed, and
-shown on one page.
+"""The demonstration: pictures and videos are made, indexed, searched, labelled, looked into, cut out, followed, asked
+about, and shown on one page.
 
 Order of this file: the run, the media, one function a section of the page.
 Unusual: all scenes come from seeds that no training uses, none is picked by hand, and what is wrong stays on the page.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from percepta.apps import demo_objects
+from percepta.apps import demo_answers, demo_objects
 from percepta.apps.cli.common import Settings, progress, say
 from percepta.apps.report import Page
 from percepta.apps.report.page import (
@@ -87,24 +87,26 @@ def run(folder: Path, settings: Settings, overwrite: bool = False) -> str:
         raise BadInput(f"{str(report)!r} exists; pass --overwrite to make it again, or -o DIR.")
     encoder = Encoder(settings.load())
     encoder.need_words("the demo")
-    say(f"1/7 making {SCENES} pictures, {CLIPS} clips and a film in {folder}")
+    say(f"1/8 making {SCENES} pictures, {CLIPS} clips and a film in {folder}")
     made = make_media(folder)
     page = Page("Can pictures be found and labelled by words alone?", "", toy_notice(encoder.name))
-    say("2/7 indexing")
+    say("2/8 indexing")
     found = index(made.folder / "media", folder / "media.index", encoder, overwrite=True, progress=progress("index"))
-    say("3/7 searching by words, also for what is not there and for a moment")
+    say("3/8 searching by words, also for what is not there and for a moment")
     first = _search_words(page, found, made)
     empty = _search_absent(page, found, made)
     overlap = _search_moment(page, found, made)
-    say("4/7 searching by picture")
+    say("4/8 searching by picture")
     _search_pictures(page, found, made)
-    say("5/7 labelling")
+    say("5/8 labelling")
     right = _label_scenes(page, encoder, made)
     _label_photographs(page, encoder, made)
-    say("6/7 looking into the layers")
+    say("6/8 looking into the layers")
     _show_layers(page, encoder, made)
-    say("7/7 pointing at things and following them")
+    say("7/8 pointing at things and following them")
     pointed = " " + demo_objects.point_and_follow(page, folder)
+    say("8/8 asking about pictures and clips")
+    answered = " " + demo_answers.answer_questions(page, folder)
     page.failures(list(found.failures))
     page.model(encoder.name)
     total = len(made.captions)
@@ -114,7 +116,7 @@ def run(folder: Path, settings: Settings, overwrite: bool = False) -> str:
         f"and which label fits. For {first} of {total} captions the first hit is the picture or clip it was written "
         f"for. Of {len(made.absent)} captions of what is not there, {empty} got no likely hit. The moment of the film "
         f"was found with an overlap of {100 * overlap:.0f} %, and {right} of {SCENES} scenes got a right label out of "
-        f"64.{pointed} All were made from seeds that no training uses."
+        f"64.{pointed}{answered} All were made from seeds that no training uses."
     )
     path = page.write(report).resolve()
     toy = toy_notice(encoder.name)

@@ -25,8 +25,8 @@ from percepta.tasks.ask import ask
 from percepta.tasks.asking import NANO, Speaker
 from percepta.tasks.asking_words import Timeline
 
-SIDE, FRAMES, RATE = 64, 16, 4
-SCENES, CLIPS, STRIP = 3, 2, 8
+SIDE, FRAMES, RATE = 64, 8, 4
+SCENES, CLIPS = 3, 2
 SHOT = 192  # pixels a side on the page
 OVERLAP = 0.5  # of two intervals from which on one counts as the other
 ASKED = ("colour", "shape", "texture", "count", "exists", "relation", "order", "motion", "when", "caption")
@@ -107,9 +107,9 @@ def _clips(page: Page, speaker: Speaker, folder: Path, bar: Any) -> list[bool]:
             for one, said in zip(questions, answers, strict=True)
         ]
         right += [one.right for one in found]
-        shown = [round(place * (FRAMES - 1) / (STRIP - 1)) for place in range(STRIP)]
         figures = [
-            layer_figure(_large(Image.fromarray(clip.frames[frame])), f"{frame / RATE:.1f} s") for frame in shown
+            layer_figure(_large(Image.fromarray(frame)), f"{place / RATE:.1f} s")
+            for place, frame in enumerate(clip.frames)
         ]
         parts += [layers_row(f"{video.name}: {clip.caption}", figures), _told(found)]
         bar.advance()

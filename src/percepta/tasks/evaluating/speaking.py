@@ -24,10 +24,11 @@ class SpeakerAnswers:
 
     Args:
         speaker: of `percepta.tasks.asking`.
+        chunk_tokens: tokens of each picture or frame, the most similar ones averaged; None keeps all.
     """
 
-    def __init__(self, speaker: Any) -> None:
-        self.speaker, self.name = speaker, speaker.maker
+    def __init__(self, speaker: Any, chunk_tokens: int | None = None) -> None:
+        self.speaker, self.name, self.chunk_tokens = speaker, speaker.maker, chunk_tokens
         self._preprocess = speaker.preprocess(Looking())
 
     def many(self, asked: Sequence[Asked]) -> list[str]:
@@ -36,8 +37,8 @@ class SpeakerAnswers:
         if not groups:
             return []
         pixels = [self._pixels(group[0]) for group in groups]
-        features = self.speaker.encode(torch.cat(pixels)).split([len(part) for part in pixels])
-        seen = [Seen("", "video", len(part)) for part in pixels]
+        features = self.speaker.encode(torch.cat(pixels), self.chunk_tokens).split([len(part) for part in pixels])
+        seen = [Seen("", "video", len(part), chunk_tokens=self.chunk_tokens) for part in pixels]
         places = [(number, one) for number, group in enumerate(groups) for one in group]
         limits = [self._limit(seen[number], one) for number, one in places]
         said = [""] * len(places)

@@ -4,9 +4,8 @@
       Masked pre-training, then fine-tuning, against training from scratch at equal cost of the supervised part
       (arXiv 2306.00989: without pre-training the plain architecture loses).
   python benchmarks/hiera_claims.py positions
-      Digits on a grey canvas, trained at 96 px and read on larger canvases without fine-tuning: absolute-win positions
+      Digits on a grey canvas, trained at 64 px and read on larger canvases without fine-tuning: absolute-win positions
       against a learned table that is resized, and that table split (arXiv 2311.05613: resizing the table is a bug).
-      Canvases are whole mask units, so the verdict is given on both sides of 1.5 times the trained one.
 
 Each run is resumable: finished parts are kept in --out and not made again. --quick makes small versions that show that
 everything runs; their verdicts mean nothing.
@@ -26,9 +25,9 @@ import torch.nn.functional as functional
 
 import percepta
 
-CANVASES = (96, 128, 160, 192)
-TRAINED, ASKED = 96, (128, 160)
-DIGIT = 48
+CANVASES = (64, 96, 128, 160)
+TRAINED, ASKED = 64, 96
+DIGIT = 32
 
 
 def main() -> None:
@@ -104,7 +103,8 @@ def train(options: argparse.Namespace, recipe: str, out: Path, steps: int, seed:
         f"data.cifar10.path={options.cifar}", f"out={out}", f"steps={steps}", f"seed={seed}",
         f"threads={options.threads}", "evaluate_every=0", *more,
     ]  # fmt: skip
-    run(read_recipe(recipe, changes))
+    if not run(read_recipe(recipe, changes)).finished:
+        raise SystemExit(130)
 
 
 def accuracy(folder: Path, test: str) -> float:
@@ -123,30 +123,30 @@ def accuracy(folder: Path, test: str) -> float:
 
 def positions(options: argparse.Namespace) -> None:
     """Absolute-win positions beside a table."""
-    epochs, samples = (1, 150) if options.quick else (22, 1300)
-    folder = options.out / f"positions-{TRAINED}-{epochs}-{samples}"
+    epochs, samples = (1, 150) if options.quick else (40, 1300)
+    folder = options.out / f"positions-{epochs}-{samples}"
     found: dict[str, list[dict[str, float]]] = {"table": [], "table, split": [], "absolute win": []}
     for seed in range(options.seeds):
         for kind in ("table", "window"):
             scores = kept(folder / f"{kind}-{seed}.json", lambda k=kind, s=seed: digits(k, s, epochs, samples))
             for name, values in scores.items():
                 found[name].append(values)
-        told = (f"{name} {', '.join(f'{value:.1%}' for value in rows[-1].values())}" for name, rows in found.items())
+        told = (f"{name} {rows[-1][str(TRAINED)]:.1%} → {rows[-1][str(ASKED)]:.1%}" for name, rows in found.items())
         print(f"seed {seed}: {'; '.join(told)}", flush=True)
     print(f"\ndigits of {DIGIT} px on canvases of these sides, trained at {TRAINED}, not tuned; means of seeds, top-1")
     print(f"  {'':14}" + "".join(f"{side:>8}" for side in CANVASES))
     for name, rows in found.items():
         print(f"  {name:14}" + "".join(f"{np.mean([row[str(side)] for row in rows]):8.1%}" for side in CANVASES))
-    for asked in ASKED:
+    for asked in CANVASES[:0:-1]:  # the verdict is about the last one
         drops = {name: [row[str(TRAINED)] - row[str(asked)] for row in rows] for name, rows in found.items()}
         for name, values in drops.items():
             each = ", ".join(f"{value:.1%}" for value in values)
             print(f"  drop from {TRAINED} to {asked}, {name}: {np.mean(values):.1%} (seeds {each})")
-        ratio = np.mean(drops["absolute win"]) / np.mean(drops["table"])
-        better = all(a < b for a, b in zip(drops["absolute win"], drops["table"], strict=True))
-        verdict = "holds" if ratio < 0.5 else "does not hold"
-        print(f"verdict: at {asked} px absolute win loses less than half of the table's drop: {verdict} ({ratio:.2f})")
-        print(f"         it is smaller with every seed: {'yes' if better else 'no'}")
+    ratio = np.mean(drops["absolute win"]) / np.mean(drops["table"])
+    better = all(a < b for a, b in zip(drops["absolute win"], drops["table"], strict=True))
+    verdict = "holds" if ratio < 0.5 else "does not hold"
+    print(f"verdict: the drop of absolute win is less than half of the resized table's: {verdict} (ratio {ratio:.2f})")
+    print(f"         it is smaller with every seed: {'yes' if better else 'no'}")
 
 
 def canvas(seed: int, pictures: np.ndarray, side: int) -> torch.Tensor:
@@ -171,7 +171,7 @@ def digits(kind: str, seed: int, epochs: int, samples: int) -> dict[str, dict[in
     torch.manual_seed(seed)
     model = percepta.build(
         "hiera-tiny-224", image_size=TRAINED, in_channels=1, embed_dim=32, stages=(1, 1, 2, 1), classes=10,
-        head_init_scale=1.0, positions=kind, background=(3, 3), position_rule="interpolate",
+        head_init_scale=1.0, positions=kind, background=(2, 2), position_rule="interpolate",
     )  # fmt: skip
     named = dict(model.named_parameters())
     places = [value for name, value in named.items() if name.startswith("positions.")]

@@ -47,6 +47,12 @@ def test_regions_stand_in_words() -> None:
         ("{", "must be a JSON object"),
         ("[1]", "must be a JSON object; got list"),
         (b'{"text": "\xff"}', "must be a JSON object"),
+        ("[" * 100_000, "must be a JSON object"),
+        ('{"text": "half \\ud83d"}', "field text: must be whole letters; got '\\ud83d'"),
+        (
+            '{"conversations": [{"from": "human", "value": "\\udc00"}]}',
+            "field conversations[0].value: must be whole letters; got '\\udc00'",
+        ),
         ("{}", "field conversations: must be there, or else text, a string"),
         ('{"text": 5}', "field conversations: must be there, or else text, a string; got 5"),
         ('{"conversations": []}', "field conversations: must be a list of turns, at least one; got []"),

@@ -54,12 +54,16 @@ def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
     ("task", "change", "said"),
     [
         ("fgqa", {"answer": "up"}, "row 1: answer must be one of the options; got 'up'"),
-        ("fgqa", {"options": {"option_0": "left"}}, "options must be two or more"),
+        ("fgqa", {"options": {"option_0": "left"}}, "options must be 2 to 26 texts"),
         ("sgqa", {"question": None}, "row 1: question must be str; it is missing"),
         ("rtloc", {"total_frames": 0}, "total_frames must be 1 or more; got 0"),
         ("rtloc", {"end_frame": 1}, "end_frame must not lie before start_frame; got 10 to 1"),
         ("rcap", {"start_frame": "x"}, "start_frame must be int; it is str, 'x'"),
         ("rdcap", {"dense_captions": []}, "dense_captions must not be empty"),
+        ("rdcap", {"dense_captions": ["runs"]}, "row 1: dense_captions must hold objects; number 0 is str"),
+        ("rdcap", {"dense_captions": [{"start_frame": 0}]}, "row 1, caption 0: end_frame must be int; it is missing"),
+        ("fgqa", {"options": {"first": "left", "option_1": "right"}}, "must be named option_0, option_1 .*got 'first'"),
+        ("fgqa", {"options": [str(number) for number in range(27)]}, "options must be 2 to 26 texts"),
     ],
 )
 def test_broken_rows_are_named(tmp_path: Path, task: str, change: dict[str, Any], said: str) -> None:
@@ -67,6 +71,22 @@ def test_broken_rows_are_named(tmp_path: Path, task: str, change: dict[str, Any]
     path.write_text(json.dumps({**RECORDS[task][0], **change}) + "\n")
     with pytest.raises(BadMedia, match=said):
         read_rows(path, task)
+
+
+@pytest.mark.parametrize("line", [b'{"uid": "\xff"}', b"[" * 100_000, b"{", b"[1]"])
+def test_lines_that_are_no_rows_are_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(RECORDS["sgqa"][0]).encode() + b"\n\n" + line + b"\n")
+    with pytest.raises(BadMedia, match=r"rows\.jsonl line 3 must be (a )?JSON"):
+        read_rows(path, "sgqa")
+
+
+def test_boxes_that_are_none_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.jsonl"
+    for box in ([1, 2, 3], [1, 2, 3, "x"], [1, 2, 3, float("nan")], [1, 2, 3, float("inf")], {"left": 1}):
+        path.write_text(json.dumps({"video": "v", "masklet_id": 0, "bbox": {"7": box}}) + "\n")
+        with pytest.raises(BadMedia, match=r"boxes\.jsonl line 1: bbox must hold four numbers by frame; got '7'"):
+            read_boxes(path)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

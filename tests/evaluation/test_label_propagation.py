@@ -69,6 +69,11 @@ def test_equals_the_loops(rule: PropagationRule) -> None:
     torch.testing.assert_close(propagate(3 * tokens, first, rule), found)
 
 
+def test_the_published_rule() -> None:
+    rule = PropagationRule()
+    assert (rule.last_frames, rule.neighbourhood, rule.top, rule.temperature) == (7, 12, 5, 0.1)
+
+
 @pytest.mark.parametrize(("alike", "remembered"), [(0, True), (1, False), (2, True), (8, True)])
 def test_context_is_the_first_frame_and_the_last_seven(alike: int, remembered: bool) -> None:
     """All tokens are at right angles, but frame 9 looks like one earlier frame, which looks like the first."""

@@ -194,6 +194,8 @@ MALFORMED = [
     "score: 7",
     '{"score": "7", "explanation": "x"}',
     '{"explanation": "x"}',
+    '{"score": NaN, "explanation": "x"}',
+    "[" * 100_000,
 ]
 
 
@@ -217,6 +219,7 @@ def test_malformed_marks_are_worth_nothing_and_counted(reply: str) -> None:
         ('"yes"', 0, False),
         ("eyes", 1, False),
         ("no", 0, False),
+        ("[" * 100_000, 0, False),
     ],
 )
 def test_verdicts(reply: str, right: int, readable: bool) -> None:
@@ -251,6 +254,19 @@ def test_intervals_in_words() -> None:
     for text in ("(1, 2)", "[1 , 2]", "[-1, 2]", "[ 1, 2]", "[03, 5] [1, 2]"):
         assert parse_interval(text) is None, text
     assert parse_segments("[1, 2]: a [b] c\n[3, 4]: d,")[1] == ("a", "d")
+
+
+@pytest.mark.parametrize("digits", [16, 400, 5000])
+def test_a_loop_of_digits_is_no_frame(digits: int) -> None:
+    """A model that repeats itself writes numbers that are no floats, or too long to be read at all."""
+    said = f"[0, {'9' * digits}]: x"
+    located = score_rtloc([Row("rtloc", "1", total_frames=64, stretches=(Stretch(0, 30),))], [said])
+    assert located.value == 0
+    assert np.isfinite(located.samples[0].facts["predicted"]).all()
+    dense = Row("rdcap", "1", total_frames=64, stretches=(Stretch(0, 63, "x"),))
+    score = score_rdcap([dense, dense], [said, f"{said} [0, 31]: x"], lambda gold, told: '{"score": 10}')
+    assert [sample.score for sample in score.samples] == pytest.approx([0, 1])
+    assert score.aggregate["parse_errors"] == 1
 
 
 def test_prompts_say_the_length_of_their_variant() -> None:

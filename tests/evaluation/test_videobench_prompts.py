@@ -8,7 +8,14 @@ import pytest
 
 from percepta.datasets.videobench import Row, Stretch
 from percepta.errors import BadInput
-from percepta.evaluation.videobench_prompts import judge_question, prompt_of, questions_to_judge, texts_of
+from percepta.evaluation.videobench_prompts import (
+    MAX_NEW_TOKENS,
+    VARIANTS,
+    judge_question,
+    prompt_of,
+    questions_to_judge,
+    texts_of,
+)
 
 LOCATED = Row("rtloc", "1", total_frames=64, stretches=(Stretch(4, 20, "he {jumps}"),))
 CHOICE = Row("fgqa", "2", question="where?", options=("here", "there"), answer="there")
@@ -46,6 +53,14 @@ def test_published_texts_are_the_users(tmp_path: Path) -> None:
     assert asked.endswith("{answer}")  # left as it is by the reference too
     assert "packaged: sgqa, rtloc, rdcap, judge" in texts.source
     assert texts.fingerprint != texts_of().fingerprint
+
+
+def test_an_answer_of_thirty_words_may_be_said() -> None:
+    """The reference asks for 20 to 30 words about smart glasses and cuts them at 16 tokens."""
+    limits = {variant: MAX_NEW_TOKENS[variant]["sgqa"] for variant in VARIANTS}
+    assert limits == {"percepta": 96, "paper": 96, "lmms-eval": 16}
+    for task, limit in {"fgqa": 16, "rcap": 512, "rtloc": 16, "rdcap": 512}.items():
+        assert {MAX_NEW_TOKENS[variant][task] for variant in VARIANTS} == {limit}
 
 
 def test_texts_from_toml(tmp_path: Path) -> None:

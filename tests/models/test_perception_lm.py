@@ -13,11 +13,13 @@ import torch
 import percepta
 from percepta.checkpoints import read_tensors
 from percepta.errors import BadInput, CheckpointMismatch
-from percepta.models.perception_lm import MediaLayout, PerceptionLM, layouts, merge_visual
+from percepta.models.perception_encoder import PerceptionEncoderConfig
+from percepta.models.perception_lm import MediaLayout, PerceptionLM, PerceptionLMConfig, build, layouts, merge_visual
+from percepta.models.perception_lm.config import DecoderConfig, hidden_width
 from percepta.models.perception_lm.keys import halves_of_pairs, pairs_of_halves
 from percepta.models.perception_lm.projector import average
 from percepta.models.perception_lm.starting import start_decoder, start_vision
-from tests.models.perception_lm_tiny import IMAGE, TINY, VISION, chunks, tiny_config, tiny_model
+from tests.models.perception_lm_tiny import IMAGE, SETTINGS, TEXT, TINY, VISION, chunks, tiny_config, tiny_model
 
 KEYS = Path(os.environ.get("PERCEPTA_KEYS", Path(__file__).parents[3] / "shared" / "specs" / "keys"))
 COUNTS = {"plm-1b": 478, "plm-3b": 586, "plm-8b": 957}
@@ -194,11 +196,67 @@ def test_what_does_not_fit_is_refused(model: PerceptionLM) -> None:
         model(tokens, chunks(1))
 
 
+@pytest.mark.parametrize(
+    ("name", "depth", "class_token", "multiplier", "multiple", "scale"),
+    [
+        ("plm-1b", 23, True, 1.5, 256, 32.0),
+        ("plm-3b", 23, True, 1.0, 256, 32.0),
+        ("plm-8b", 47, False, 1.3, 1024, 1.0),
+    ],
+)
+def test_published_models_have_the_published_rules(
+    name: str, depth: int, class_token: bool, multiplier: float, multiple: int, scale: float
+) -> None:
+    """What no shape tells: Llama 3.1 slows its frequencies down and PLM-8B does not; the code's own default for the
+    fastest that stay is 32, the models' is 4."""
+    config = percepta.build(name, device="meta").config
+    text, vision = config.text, config.vision
+    assert (text.rope_scale, text.rope_theta) == (scale, 500_000.0)
+    assert (text.rope_low, text.rope_high, text.rope_original_length) == (1.0, 4.0, 8192)
+    assert text.hidden == hidden_width(text.width, multiplier, multiple)
+    assert (text.norm_eps, text.max_length, text.tied) == (1e-5, 11_520, name != "plm-8b")
+    assert (vision.depth, vision.class_token, vision.layer_scale, vision.drop_path) == (depth, class_token, 0.1, 0.1)
+    assert (vision.pooling, vision.post_norm, vision.image_size, config.pooling) == ("none", False, 448, 2)
+    assert (config.image_token, config.stop_tokens, config.pad_token) == (128_002, (128_001, 128_009), 128_001)
+    assert config.tokens_per_chunk == 256
+
+
+def test_branches_are_dropped_at_one_rate_in_every_block() -> None:
+    """No ramp over the blocks, as most towers have; nothing is dropped outside of training."""
+    torch.manual_seed(0)
+    model = build(
+        PerceptionLMConfig(PerceptionEncoderConfig(**VISION | {"depth": 4}), DecoderConfig(**TEXT), **SETTINGS)
+    )
+    assert {block.drop_path.rate for block in model.vision.blocks} == {0.1}
+    pictures = chunks(1)
+    assert torch.equal(model.eval().encode_media(pictures), model.encode_media(pictures))
+
+
+def test_first_values_are_cut_at_three_deviations() -> None:
+    fresh = tiny_model(seed=2, tied=False)
+    assert fresh.head is not None
+    for parameter, fan in (
+        (fresh.projector.mlp.expand.weight, 32),
+        (fresh.projector.mlp.expand.bias, 32),
+        (fresh.projector.mlp.contract.weight, 32),
+        (fresh.decoder.embed_tokens.weight, 32),
+        (fresh.decoder.layers[0].self_attn.q_proj.weight, 32),
+        (fresh.decoder.layers[0].mlp.down_proj.weight, 48),
+        (fresh.head.weight, 32),
+    ):
+        unit = parameter.detach() * fan**0.5
+        assert float(unit.abs().max()) <= 3 + 1e-6
+        assert float(unit.std()) == pytest.approx(1, abs=0.3 if parameter.ndim == 1 else 0.08)
+    assert bool((fresh.decoder.norm.weight == 1).all())
+
+
 def test_pooling_is_the_mean_of_squares() -> None:
     tokens = torch.arange(16.0).reshape(1, 16, 1)
     assert average(tokens, 2)[0, :, 0].tolist() == [2.5, 4.5, 10.5, 12.5]
     assert average(tokens, 1) is tokens
-    assert average(tokens, 3).shape == (1, 1, 1)
+    assert average(tokens, 3)[0, :, 0].tolist() == [7.5]  # the whole grid: a plain step of 3 would lose its edge
+    odd = torch.arange(25.0).reshape(1, 25, 1)
+    assert average(odd, 2)[0, :, 0].tolist() == [6.0, 8.0, 16.0, 18.0]  # squares of 3 that share the middle
 
 
 def test_a_budget_averages_the_most_similar_tokens_in_the_order_of_the_picture() -> None:

@@ -139,6 +139,8 @@ def test_bytes_that_are_no_text_are_marked() -> None:
     tokenizer = BpeTokenizer.from_ranks({bytes([byte]): byte for byte in range(256)}, official_specials(256))
     assert tokenizer.decode([0xE6, 0x9D]) == "\ufffd"
     assert tokenizer.decode([72, 256, 105]) == "H<|begin_of_text|>i"
+    with pytest.raises(BadInput, match=r"a text must be whole letters to become tokens; got 'what is \\udcff"):
+        tokenizer.encode("what is \udcff?")  # a byte of a terminal that is no UTF-8
 
 
 def test_files_that_are_no_tokenizer(tmp_path: Path) -> None:

@@ -71,6 +71,22 @@ def test_all_tasks_over_files(tmp_path: Path) -> None:
     assert "cut it" in page
 
 
+def test_frames_and_limits_are_those_of_the_task(tmp_path: Path) -> None:
+    """Frames of fine-grained questions come by the loader of videos, of all other tasks as pictures."""
+    seen: dict[str, tuple[int, bool]] = {}
+
+    class Many(Answers):
+        def many(self, asked: Sequence[Asked]) -> list[str]:
+            for one in asked:
+                words = next(words for words in RIGHT if words in one.prompt)
+                seen[words] = (one.max_new_tokens, one.as_video)
+            return [self(one.frames, one.prompt) for one in asked]
+
+    (found,) = evaluate("videobench", Many(), data=write_bench(tmp_path))
+    assert list(seen.values()) == [(16, True), (96, False), (512, False), (16, False), (512, False)]
+    assert found.protocol.settings["max new tokens"]["sgqa"] == 96
+
+
 @pytest.mark.parametrize("lives", [0, 4, 8])
 def test_a_run_goes_on_where_it_was_killed(tmp_path: Path, lives: int) -> None:
     data, run = write_bench(tmp_path / "data"), tmp_path / "run"

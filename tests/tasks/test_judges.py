@@ -102,6 +102,11 @@ def test_other_errors_end_the_run(endpoint: str) -> None:
     Endpoint.body = '{"error": 1}'
     with pytest.raises(JudgeFailed, match="must answer as a chat does"):
         judge.reply(asked())
+    Endpoint.body = json.dumps({"choices": [{"message": {"content": [{"type": "text", "text": "yes"}]}}]})
+    with pytest.raises(JudgeFailed, match="must answer in words; got list"):
+        judge.reply(asked())
+    Endpoint.body = json.dumps({"choices": [{"message": {"content": None}}]})
+    assert judge.reply(asked()) == ""
     with pytest.raises(JudgeFailed, match="cannot be reached"):
         ChatJudge("http://127.0.0.1:9/v1", "m").reply(asked())
     assert waited == []

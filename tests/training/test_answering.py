@@ -206,6 +206,28 @@ def test_a_source_without_conversations_is_refused() -> None:
         gather(objective.template, [part], 64, 1024)
 
 
+def test_a_part_that_stays_evaluates_and_modes_change_no_gradients(parts: tuple[Part, ...]) -> None:
+    """Officially the mode of the model decides which weights learn, against whatever was chosen before."""
+    model = small_model(vision={**TOWER, "drop_path": 0.5})
+    objective = Answer(recipe(answer={"length": 1024, "train": ["projector"]}), model, Ranks())
+    before = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    assert {name.split(".")[0] for name, trains in before.items() if trains} == {"projector"}
+    modes = (model.vision.training, model.projector.training, model.decoder.training)
+    assert modes == (False, True, False)
+    objective.validate(
+        model,
+        [replace(part, pictures=part.pictures[:1], dialogues=part.dialogues[:1]) for part in parts[:1]],
+        64,
+        torch.device("cpu"),
+    )
+    assert (model.vision.training, model.projector.training, model.decoder.training) == modes
+    inputs = inputs_of(gather(objective.template, parts[:1], 64, 1024))
+    assert torch.equal(objective.learner(inputs), objective.learner(inputs))  # the tower drops nothing
+    for _ in range(2):
+        model.eval().train()
+        assert {name: weight.requires_grad for name, weight in model.named_parameters()} == before
+
+
 @pytest.mark.parametrize("trained", [("projector",), ("projector", "decoder"), ("vision", "projector", "decoder")])
 def test_a_stage_changes_the_named_parts_alone(tmp_path: Path, trained: tuple[str, ...]) -> None:
     settings = recipe(
@@ -219,8 +241,8 @@ def test_a_stage_changes_the_named_parts_alone(tmp_path: Path, trained: tuple[st
     assert changed == set(trained)
 
 
-def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
-    whole = recipe(tmp_path / "whole", evaluate_every=0)
+def test_killed_and_resumed_gives_the_same_weights_and_counts(tmp_path: Path) -> None:
+    whole = recipe(tmp_path / "whole", evaluate_every=0, answer={"length": 72})
     run(whole)
     half = replace(whole, out=str(tmp_path / "half"))
 
@@ -234,6 +256,9 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
     assert run(half).finished
     first, second = (load_file(tmp_path / name / MODEL_FILE) for name in ("whole", "half"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    counts = [[record["skipped"] for record in read_records(tmp_path / name)] for name in ("whole", "half")]
+    assert counts[0] == counts[1]
+    assert counts[0][-1] > counts[0][0] > 0
 
 
 def test_low_rank_changes_are_in_what_is_saved_and_nowhere_else(tmp_path: Path) -> None:

@@ -45,6 +45,35 @@ def test_the_paper_s_video_stage() -> None:
     assert [mask and (mask.share, mask.ratio) for mask in masks] == [(1 / 16, 0.4), (1 / 16, 0.4), None]
 
 
+@pytest.mark.parametrize("size", ["1b", "3b", "8b"])
+def test_the_paper_s_stages_of_plm(size: str) -> None:
+    """What trains, on how many tiles and frames of how many tokens: the first stage pools and scales nothing."""
+    rates = {"warmup": 1e-4, "midtraining": 4e-5, "sft": 1e-5 if size == "8b" else 4e-5}
+    lengths = {
+        "warmup": (1280, 512, 8000, 20),
+        "midtraining": (6144, 2048, 35_000, 120),
+        "sft": (11_520, 1024, 21_000, 120),
+    }
+    seen = {"warmup": (1, 8, "vanilla"), "midtraining": (16, 16, "thumb+tile"), "sft": (36, 32, "thumb+tile")}
+    for stage, (length, batch, steps, warmup) in lengths.items():
+        recipe = read_recipe(f"plm-{size}-{stage}")
+        assert recipe.answer is not None
+        assert (recipe.answer.length, recipe.batch_size, recipe.steps, recipe.warmup_steps) == (
+            length, batch, steps, warmup,
+        )  # fmt: skip
+        assert recipe.learning_rate == rates[stage]
+        assert recipe.weight_decay == (0.05 if size == "8b" else 0.01)
+        assert (recipe.optimiser, recipe.betas, recipe.gradient_clip) == ("adamw", (0.9, 0.95), 1.0)
+        first = stage == "warmup"
+        assert recipe.answer.form == ("warmup" if first else "plm_sft")
+        assert recipe.answer.train == (("projector",) if first else ("vision", "projector", "decoder"))
+        assert recipe.model_overrides.get("pooling") == (1 if first else None)
+        assert (recipe.model_overrides.get("vision", {}).get("layer_scale", 0.1) is None) is first
+        rows = recipe.data.conversations
+        assert rows is not None
+        assert (rows.tiles, rows.frames, rows.mode) == seen[stage]
+
+
 def test_overrides_change_nested_fields(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("model: tiny\nsteps: 5\nbatch_size: 2\nlearning_rate: 0.1\nstages: [{share: 1, image_size: 8}]\n")

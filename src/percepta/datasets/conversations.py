@@ -89,7 +89,7 @@ def parse_row(line: str | bytes, root: Path = Path(), place: str = "a row", sour
     """
     try:
         row = json.loads(line)
-    except ValueError as error:  # a UnicodeDecodeError is one
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is one of the former
         raise BadInput(f"{place}: must be a JSON object; {error}.") from None
     if not isinstance(row, dict):
         raise BadInput(f"{place}: must be a JSON object; got {type(row).__name__}.")
@@ -126,7 +126,7 @@ class _Row:
         if "conversations" not in self.row:
             if not isinstance(self.row.get("text"), str):
                 raise self.wrong("conversations", "there, or else text, a string", self.row.get("text"))
-            found = [("human", ""), ("assistant", self.row["text"])]
+            found = [("human", ""), ("assistant", self._whole("text", self.row["text"]))]
         else:
             given = self.row["conversations"]
             if not isinstance(given, list) or not given:
@@ -149,7 +149,15 @@ class _Row:
             raise self.wrong(f"{name}.from", f"one of {', '.join(ROLES)}", role)
         if not isinstance(text, str):
             raise self.wrong(f"{name}.value", "a string", text)
-        return role, text
+        return role, self._whole(f"{name}.value", text)
+
+    def _whole(self, name: str, text: str) -> str:
+        """A text that can be written down: JSON may hold halves of letters, which no tokenizer takes."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise self.wrong(name, "whole letters", text[error.start : error.end]) from None
+        return text
 
     def _regions(self) -> tuple[list[list[float]], float, float] | None:
         if "bbox" not in self.row:

@@ -8,6 +8,7 @@ video and a masklet number that is not SA-V's own.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ TASKS = ("fgqa", "sgqa", "rcap", "rtloc", "rdcap")
 """Fine-grained questions, smart-glasses questions, region captions, localisation, dense captions."""
 REGION_TASKS = ("rcap", "rtloc", "rdcap")
 RATE = 6  # frames a second that all numbers are in
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PUBLISHED: dict[tuple[str, str], tuple[int, ...]] = {
     ("fgqa", "test"): (10_976, 11_389),
     ("sgqa", "test"): (665,),
@@ -81,7 +83,7 @@ class Row:
     def gold(self) -> str:
         """The right option as the scorer compares it: "(B) text"; of other tasks the answer or the only caption."""
         if self.options:
-            return f"({'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[self.options.index(self.answer)]}) {self.answer}"
+            return f"({LETTERS[self.options.index(self.answer)]}) {self.answer}"
         return self.answer or (self.stretches[0].caption if len(self.stretches) == 1 else "")
 
 
@@ -130,14 +132,15 @@ def records_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if path.suffix == ".parquet":
         yield from _parquet_records(path)
         return
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
-            except ValueError:
-                raise BadMedia(f"{path.name} line {number} must be JSON; got {line.strip()[:60]!r}.") from None
+            except (ValueError, RecursionError):  # a UnicodeDecodeError is one of the former
+                shown = line.decode("utf-8", "replace").strip()[:60]
+                raise BadMedia(f"{path.name} line {number} must be JSON; got {shown!r}.") from None
             if not isinstance(record, dict):
                 raise BadMedia(f"{path.name} line {number} must be a JSON object; got {type(record).__name__}.")
             yield number, record
@@ -173,6 +176,8 @@ def row_of(task: str, record: Mapping[str, Any], where: str = "a row") -> Row:
             raise BadMedia(f"{where}: dense_captions must not be empty.")
         stretches = []
         for number, part in enumerate(many):
+            if not isinstance(part, Mapping):
+                raise BadMedia(f"{where}: dense_captions must hold objects; number {number} is {type(part).__name__}.")
             inner = _Fields(part, f"{where}, caption {number}" if task == "rdcap" else where)
             start, end = inner.number("start_frame"), inner.number("end_frame")
             if end < start:
@@ -194,10 +199,12 @@ def row_of(task: str, record: Mapping[str, Any], where: str = "a row") -> Row:
 def _options(fields: _Fields) -> tuple[str, ...]:
     given = fields.record.get("options")
     if isinstance(given, Mapping):
-        places = sorted((int(key.rpartition("_")[2]), str(value)) for key, value in given.items() if value is not None)
-        given = [value for _, value in places]
-    if not isinstance(given, list) or len(given) < 2:
-        raise BadMedia(f"{fields.where}: options must be two or more texts; got {given!r}.")
+        numbers = {key: key.rpartition("_")[2] for key, value in given.items() if value is not None}
+        if strange := [key for key, number in numbers.items() if not number.isdecimal()]:
+            raise BadMedia(f"{fields.where}: options must be named option_0, option_1 ...; got {strange[0]!r}.")
+        given = [given[key] for key in sorted(numbers, key=lambda key: int(numbers[key]))]
+    if not isinstance(given, list) or not 2 <= len(given) <= len(LETTERS):
+        raise BadMedia(f"{fields.where}: options must be 2 to {len(LETTERS)} texts; got {str(given)[:60]}.")
     return tuple(map(str, given))
 
 
@@ -277,6 +284,8 @@ def _boxes(fields: _Fields) -> Boxes:
             continue
         try:
             left, top, right, bottom = map(float, box)
+            if not math.isfinite(left + top + right + bottom):
+                raise ValueError
             boxes[int(frame)] = (left, top, right, bottom)
         except (TypeError, ValueError):
             raise BadMedia(

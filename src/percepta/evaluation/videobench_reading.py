@@ -8,6 +8,7 @@ of options stands beside the published one. A reply that cannot be read is worth
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from percepta.errors import one_of
 
 OPTION_RULES = ("official", "strict")
 _INTERVAL = re.compile(r"\[([0-9]+(?:\.[0-9]+)?),\s*([0-9]+(?:\.[0-9]+)?)\]")
-_SEGMENT = re.compile(r"\[(\d+),\s*(\d+)\]([^[]*)")
+_SEGMENT = re.compile(r"\[(\d{1,15}),\s*(\d{1,15})\]([^[]*)")  # a longer number is a loop of digits, and no frame
 _NO_NUMBER = re.compile(r"0+[1-9][0-9]*")
 _LETTER_ALONE = re.compile(r"\(?([a-z])\)?[.:,]?")
 _LETTER_FIRST = re.compile(r"\(?([a-z])[).:]")
@@ -60,7 +61,8 @@ def parse_interval(text: str) -> tuple[float, float] | None:
     found = _INTERVAL.search(text)
     if found is None or any(_NO_NUMBER.fullmatch(number) for number in found.groups()):
         return None
-    return float(found.group(1)), float(found.group(2))
+    start, end = map(float, found.groups())
+    return (start, end) if math.isfinite(start) and math.isfinite(end) else None
 
 
 def parse_segments(text: str) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
@@ -97,7 +99,7 @@ def read_verdict(reply: str) -> Mark:
     """
     try:
         verdict = json.loads(reply)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for a reply of nothing but brackets
         return Mark(float("yes" in reply or "Yes" in reply), False)
     if not isinstance(verdict, dict) or "pred" not in verdict:
         return Mark(0.0, False)
@@ -112,7 +114,7 @@ def read_mark(reply: str, explained: bool = True) -> Mark:
     """
     try:
         given: Any = json.loads(reply)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Mark(0.0, False)
     if not isinstance(given, dict) or (explained and "explanation" not in given):
         return Mark(0.0, False)

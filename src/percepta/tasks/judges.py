@@ -130,6 +130,8 @@ class ChatJudge:
             said = json.loads(content)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
             raise JudgeFailed(f"the judge at {self.url} must answer as a chat does; got {content[:120]!r}.") from None
+        if not isinstance(said, str | None):
+            raise JudgeFailed(f"the judge at {self.url} must answer in words; got {type(said).__name__}.")
         return said or ""
 
 

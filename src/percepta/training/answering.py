@@ -8,7 +8,7 @@ counts more for being short or dealt to a device with few words; the questions a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,12 +46,21 @@ class AnswerInputs(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What became of samples: documents, their pictures in order, the kind of each conversation, those left out."""
+    """What became of samples.
+
+    Attributes:
+        documents: one or more of each sample.
+        chunks: their pictures, in order.
+        kinds: of each conversation.
+        skipped: conversations without anything to learn.
+        lost: rows of files that were wrong or could not be read.
+    """
 
     documents: list[Document]
     chunks: list[Tensor]
     kinds: list[str]
     skipped: int
+    lost: int
 
 
 def examples_of(template: ChatTemplate, part: Part, index: int, length: int) -> tuple[list[Example], list[str]]:
@@ -72,13 +81,15 @@ def gather(template: ChatTemplate, parts: Sequence[Part], size: int, length: int
 
     Raises: BadInput for a source without conversations.
     """
-    found = Gathered([], [], [], 0)
-    skipped = 0
+    found = Gathered([], [], [], 0, 0)
+    skipped, lost = 0, 0
     for part in parts:
         if part.dialogues is None:
             raise BadInput(f"the objective answer needs conversations; the source {part.source} has none.")
         pictures = prepare_pictures(part.pictures.reshape(-1, *part.pictures.shape[-3:]), size)
         counts = part.chunks or (part.frames,) * len(part)
+        if part.media is not None:
+            lost += sum(not dialogues for dialogues in part.dialogues)
         for index, chunks in enumerate(pictures.split(list(counts))):
             examples, kinds = examples_of(template, part, index, length)
             kept = [number for number, example in enumerate(examples) if example.trains]
@@ -94,7 +105,7 @@ def gather(template: ChatTemplate, parts: Sequence[Part], size: int, length: int
                 found.kinds.extend(kinds[number] for number in group)
                 if document.pictures.any():
                     found.chunks.append(chunks)
-    return found._replace(skipped=skipped)
+    return found._replace(skipped=skipped, lost=lost)
 
 
 def inputs_of(found: Gathered) -> AnswerInputs:
@@ -177,7 +188,7 @@ class Answer(Objective):
         if self.settings.recompute:
             model.set_grad_checkpointing(True)
         self.learner = AnswerLearner(model, recipe, ranks, low_rank)
-        self.skipped = 0
+        self.counted: dict[str, float] = {"skipped": 0, "lost": 0}
 
     def size(self) -> int:
         """See `Objective`."""
@@ -186,12 +197,17 @@ class Answer(Objective):
     def inputs(self, batch: Batch, size: int) -> AnswerInputs:
         """See `Objective`."""
         found = gather(self.template, batch.parts, size, self.settings.length)
-        self.skipped += found.skipped
+        self.counted["skipped"] += found.skipped
+        self.counted["lost"] += found.lost
         return inputs_of(found)
 
     def figures(self) -> dict[str, float]:
-        """Conversations without anything to learn that were left out so far."""
-        return {"skipped": self.skipped}
+        """What was left out so far: conversations without anything to learn, rows that were wrong or unreadable."""
+        return dict(self.counted)
+
+    def resume(self, figures: Mapping[str, float]) -> None:
+        """See `Objective`."""
+        self.counted |= {name: figures.get(name, 0) for name in self.counted}
 
     def validate(self, model: Any, parts: Sequence[Part], size: int, device: torch.device) -> dict[str, float]:
         """See `answering_validation.validate_answers`."""

@@ -205,7 +205,8 @@ class _Run:
         pending = self.ranks.mean(torch.stack(self.losses)).tolist() if self.losses else []
         if not self.ranks.first:
             return
-        self.state.save(self.recipe.folder / STATE_FILE, step, {"recipe": asdict(self.recipe), "losses": pending})
+        details = {"recipe": asdict(self.recipe), "losses": pending, "figures": dict(self.objective.figures())}
+        self.state.save(self.recipe.folder / STATE_FILE, step, details)
 
     def restore(self) -> int:
         """Take over a saved state; returns the updates made, 0 where there is none."""
@@ -214,6 +215,7 @@ class _Run:
             return 0
         header = self.state.restore(path, self._check_recipe)
         self.losses = [torch.tensor(loss, device=self.fabric.device) for loss in header.get("losses", ())]
+        self.objective.resume(header.get("figures", {}))
         return int(header["step"])
 
     def _check_recipe(self, header: Mapping[str, Any]) -> None:

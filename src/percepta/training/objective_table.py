@@ -62,6 +62,10 @@ class Objective(Protocol):
         """What is logged beside the losses, by default nothing."""
         return {}
 
+    def resume(self, figures: Mapping[str, float]) -> None:
+        """Goes on counting from the `figures` of a saved state, by default nothing."""
+        return
+
     def validate(self, model: Any, parts: Sequence[Part], size: int, device: torch.device) -> dict[str, float]:
         """Figures of `model` on held-out samples; leaves its mode as it was."""
 

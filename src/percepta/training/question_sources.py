@@ -151,6 +151,7 @@ class ConversationsSource:
         try:
             row = self.mixture.row(place)
             turns = _turn_pairs(row)
+            _check_tags(row, turns)
             chunks = chunks_of(row, self.prepare)
         except (BadInput, BadMedia) as error:
             self.losses.lost(self.mixture.source(place), str(error))
@@ -170,6 +171,16 @@ def _turn_pairs(row: Any) -> tuple[tuple[str, str], ...]:
     ):
         raise BadInput(f"{row.place}, field conversations: must alternate from human to assistant.")
     return tuple((row.turns[number][1], row.turns[number + 1][1]) for number in range(0, len(row.turns) - 1, 2))
+
+
+def _check_tags(row: Any, turns: Sequence[tuple[str, str]]) -> None:
+    """A row about several pictures marks the place of each; found here, it is one row that is left out."""
+    tags = sum(question.count("<image>") for question, _ in turns)
+    if row.kind == "multi_image" and tags != len(row.images):
+        raise BadInput(
+            f"{row.place}, field conversations: must have an <image> for each of the {len(row.images)} pictures; "
+            f"got {tags}."
+        )
 
 
 QUESTION_SOURCES: dict[type, Any] = {

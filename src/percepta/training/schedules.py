@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from percepta.errors import BadInput, one_of, out_of_range
+from percepta.training.schedules_official import plm_cosine
 
 Schedule = Callable[[int, int, int, int], float]
 """(step, total, warmup, decay) in steps, to the factor in [0, 1] of the peak rate."""
@@ -71,7 +72,14 @@ def reciprocal_sqrt(step: int, total: int, warmup: int, decay: int) -> float:
 
 
 SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
-    {"constant": constant, "cosine": cosine, "wsd": wsd, "wsd_linear": wsd_linear, "reciprocal_sqrt": reciprocal_sqrt}
+    {
+        "constant": constant,
+        "cosine": cosine,
+        "wsd": wsd,
+        "wsd_linear": wsd_linear,
+        "reciprocal_sqrt": reciprocal_sqrt,
+        "plm_cosine": plm_cosine,
+    }
 )
 
 

@@ -143,8 +143,14 @@ class BpeTokenizer:
         return {**content, "added_tokens": [{"id": number, "content": name, **flags} for name, number in ordered]}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text; special strings in it are taken as the characters that they are."""
-        return list(self.inner.encode(text, add_special_tokens=False).ids) if text else []
+        """Ids of ordinary text; special strings in it are taken as the characters that they are.
+
+        Raises: BadInput for halves of letters (lone surrogates), as bytes of a terminal that are no UTF-8 become.
+        """
+        try:
+            return list(self.inner.encode(text, add_special_tokens=False).ids) if text else []
+        except TypeError:
+            raise BadInput(f"a text must be whole letters to become tokens; got {text[:40]!a}.") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, special strings included; bytes that are no UTF-8 become U+FFFD."""

@@ -143,9 +143,10 @@ def test_a_file_that_was_broken_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     append_line(path, {"key": "a", "reply": "ü\ud800"})
     assert read_lines(path)[0]["reply"] == "ü\ud800"
-    path.write_text("no\n{}\n")
-    with pytest.raises(BadInput, match="line 1 must be JSON"):
-        read_lines(path)
+    for line in ("no", "[1]", "7", "[" * 100_000):
+        path.write_text(f"{{}}\n{line}\n")
+        with pytest.raises(BadInput, match="line 2 must be a JSON object"):
+            read_lines(path)
 
 
 def test_no_more_are_asked_at_once_than_a_judge_takes() -> None:

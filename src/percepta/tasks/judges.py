@@ -296,9 +296,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise BadInput(f"{path} line {number} must be JSON; remove the file to begin again.") from None
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise BadInput(f"{path} line {number} must be a JSON object; remove the file to begin again.")
+        records.append(record)
     return records
 
 

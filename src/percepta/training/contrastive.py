@@ -13,7 +13,7 @@ import torch
 from percepta.training.batching import Inputs, Tokens, make_inputs
 from percepta.training.data import Batch
 from percepta.training.learner import Learner
-from percepta.training.objective_table import native_size
+from percepta.training.objective_table import Objective, native_size
 from percepta.training.objectives import LOG_SCALE_LIMIT
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
@@ -21,7 +21,7 @@ from percepta.training.sources import Part
 from percepta.training.validation import validate
 
 
-class Contrastive:
+class Contrastive(Objective):
     """See `Objective`; the model needs `encode_image`, `encode_text`, `tokenize` and `logit_scale`."""
 
     def __init__(self, recipe: Recipe, model: Any, ranks: Ranks) -> None:

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/hiera-claims"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--encoders", type=int, help="masked pre-trainings; with fewer than seeds, they are shared")
     parser.add_argument("--steps", type=int, nargs=2, default=(750, 250), help="of masked pre-training, of fine-tuning")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
@@ -64,14 +65,17 @@ def pretraining(options: argparse.Namespace) -> None:
     folder = options.out / f"pretraining-{pretrained}-{tuned}"
     rows = []
     for seed in range(options.seeds):
-        encoder = folder / f"mae-{seed}"
+        first = seed % (options.encoders or options.seeds)
+        encoder = folder / f"mae-{first}"
         accuracies = {}
         for name in ("scratch", "masked"):
 
-            def score(seed: int = seed, name: str = name, encoder: Path = encoder) -> dict[str, float]:
+            def score(
+                seed: int = seed, name: str = name, encoder: Path = encoder, first: int = first
+            ) -> dict[str, float]:
                 began = time.perf_counter()
                 if name == "masked":
-                    train(options, "mae-hiera-nano", encoder, pretrained, seed)
+                    train(options, "mae-hiera-nano", encoder, pretrained, first)
                 start = str(encoder / "model.safetensors") if name == "masked" else ""
                 # Rates that fall with depth are for tuning what is known; from scratch every block has the highest.
                 own = [] if name == "masked" else ["rates.layer_decay=1.0", "learning_rate=2.0e-3"]
@@ -86,7 +90,10 @@ def pretraining(options: argparse.Namespace) -> None:
             + ", ".join(f"{k} {v['accuracy']:.2%} ({v['minutes']:.0f} min)" for k, v in accuracies.items())
         )
     gains = [row["masked"]["accuracy"] - row["scratch"]["accuracy"] for row in rows]
-    print(f"\nCIFAR-10 test, top-1, {tuned} supervised steps of 256; {pretrained} masked steps before, without labels")
+    print(
+        f"\nCIFAR-10 test, top-1, {tuned} supervised steps of 256; {pretrained} masked steps before, without labels, "
+        f"of {options.encoders or options.seeds} encoders"
+    )
     for name in ("scratch", "masked"):
         values = [row[name]["accuracy"] for row in rows]
         print(f"  {name:8} {np.mean(values):.2%} (seeds {', '.join(f'{v:.2%}' for v in values)})")

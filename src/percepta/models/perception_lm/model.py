@@ -100,9 +100,12 @@ class PerceptionLM(nn.Module):
                 f"{getattr(self, 'name', 'the model')} takes sequences of up to {limit} tokens; got one of "
                 f"{int(positions.max()) + 1}; use fewer tiles, frames or words."
             )
-        output = self.decoder(inputs_embeds=embeddings, position_ids=positions, use_cache=False, way=way)
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        tables = self.decoder.rotary_emb(embeddings, positions)
+        hidden = embeddings
+        for layer in self.decoder.layers:  # not through the whole Llama, which makes a mask and a cache for itself
+            hidden = layer(hidden, position_embeddings=tables, way=way)
+        normed: Tensor = self.decoder.norm(hidden)
+        return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) → (..., vocabulary)."""

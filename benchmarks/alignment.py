@@ -98,7 +98,7 @@ def answers_from(tower: str, layer: int | None, seed: int, given: argparse.Names
         result = run(read_recipe("plm-nano-align", changes))
         if not result.finished:
             raise SystemExit(130)
-        figures = {name: result.figures[f"validation.scene_questions.{name}"] for name in ("exact", "loss")}
+        figures = {name: result.figures[f"scene_questions.{name}"] for name in ("exact", "loss")}
         file.write_text(json.dumps(figures))
     found: dict[str, float] = json.loads(file.read_text())
     return found

@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from percepta.datasets.scenes import TEST_SEED_START, SceneConfig, make_scene
+from percepta.datasets.scenes.questions import scene_questions
 from percepta.errors import BadInput, BadMedia
 from percepta.models.perception_lm import Generated, Token
 from percepta.results import Answer, Boxes, Tracks
@@ -317,3 +319,14 @@ def test_what_cannot_be_read(speaker: Speaker, tmp_path: Path) -> None:
 def test_a_picture_far_from_square(speaker: Speaker) -> None:
     wide = np.zeros((4, 3000, 3), np.uint8)
     assert ask(wide, "?", max_tokens=1, model=speaker).visual_tokens == 7 * tiny_plm.TOKENS
+
+
+@pytest.mark.filterwarnings("ignore::percepta.tasks.encoder.ToyModelWarning")
+def test_the_packaged_toy_sees_what_it_is_asked_about() -> None:
+    right = []
+    for seed in range(TEST_SEED_START, TEST_SEED_START + 8):
+        scene = make_scene(seed, SceneConfig(64))
+        asked = [one for one in scene_questions(scene, seed) if one.kind in ("colour", "shape")]
+        said = ask(scene.picture, [one.question for one in asked], max_tokens=4)
+        right += [answer.text == one.answer for answer, one in zip(said, asked, strict=True)]
+    assert sum(right) > 0.8 * len(right)  # guessing: an eighth

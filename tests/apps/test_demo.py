@@ -41,8 +41,8 @@ def test_the_demo_ends_with_the_path_of_a_whole_report(percepta: Any, tmp_path: 
     assert "pass --model pe-core-l14-336" in done.out
     reader = read(tmp_path / "demo" / "report.html")
     text = words(reader)
-    sections = ("Search by words", "Nothing here", "A moment of a film", "Search by picture", "scenes labelled right", "Asked about")
-    for said in (*sections, "What the layers see", "The model"):
+    found = ("Search by words", "Nothing here", "A moment of a film", "Search by picture", "scenes labelled right")
+    for said in (*found, "What the layers see", "Asked about pictures", "Asked about clips", "The model"):
         assert said in text
     assert "is a toy" in text
     photographs = len(list((tmp_path / "demo" / "media" / "photographs").iterdir()))

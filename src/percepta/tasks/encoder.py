@@ -30,11 +30,16 @@ REAL_PLM = "plm-1b"
 _told: set[str] = set()
 
 
+def real_model(toy: str) -> str:
+    """The model for real pictures that does what a nano model does."""
+    return REAL_SAM2 if toy.startswith("sam2") else REAL_PLM if toy.startswith("plm") else REAL
+
+
 class ToyModelWarning(UserWarning):
     """Said once per process when a nano model is used; names the model to pass for real pictures."""
 
     def __init__(self, name: str) -> None:
-        real = REAL_SAM2 if name.startswith("sam2") else REAL_PLM if name.startswith("plm") else REAL
+        real = real_model(name)
         self.on_command_line = f"{name} is a toy that fits on a laptop; for real pictures pass --model {real}."
         super().__init__(f"{name} is a toy that fits on a laptop; for real pictures pass model={real!r}.")
 

@@ -16,6 +16,7 @@ from percepta.apps.report.pictures import data_uri
 from percepta.apps.report.style import CSS
 from percepta.results import Failure, Hit, Labels
 from percepta.results.hits import LIKELY
+from percepta.tasks.encoder import real_model
 
 SHOWN_FAILURES = 200
 
@@ -248,8 +249,8 @@ def toy_notice(name: str) -> str:
     if not name.endswith("-nano"):
         return ""
     return (
-        f"{name} is a toy that fits on a laptop, trained on generated scenes and on photographs of 32 pixels: do not "
-        "trust it with real pictures. For those pass --model pe-core-l14-336."
+        f"{name} is a toy that fits on a laptop, trained on small pictures, most of them generated: do not trust it "
+        f"with real ones. For those pass --model {real_model(name)}."
     )
 
 

@@ -201,5 +201,7 @@ def test_the_last_word_is_the_question(tmp_path: Path) -> None:
     assert ask.split(["a.png"], ["what?"]) == (["a.png"], ["what?"])
     assert ask.split(["what?"], []) == ([], ["what?"])
     assert ask.split(["why? " * 200], []) == ([], ["why? " * 200])  # longer than any name
+    with pytest.raises(BadInput, match="'who is it\\?' is no file; ask several with -q TEXT"):
+        ask.split(["a.png", "who is it?", "where?"], [])
     with pytest.raises(BadInput, match="is a file or folder"):
         ask.split([str(tmp_path)], [])

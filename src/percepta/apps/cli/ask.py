@@ -138,7 +138,10 @@ def split(words: list[str], questions: list[str]) -> tuple[list[str], list[str]]
         raise BadInput('ask needs a question, last and in quotes, such as: percepta ask photo.jpg "what is this?"')
     if is_there(words[-1]):
         raise BadInput(f"ask needs a question, last and in quotes; {words[-1]!r} is a file or folder.")
-    return words[:-1], words[-1:]
+    media = words[:-1]
+    if asked := [word for word in media if " " in word and word.rstrip()[-1:] in "?.!" and not is_there(word)]:
+        raise BadInput(f"the last word is the question, and {asked[0]!r} is no file; ask several with -q TEXT.")
+    return media, words[-1:]
 
 
 def is_there(word: str) -> bool:

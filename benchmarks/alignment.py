@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
     parser.add_argument("--steps", type=int, default=150, help="of projector and decoder, for language")
     parser.add_argument("--pictures", type=int, default=200, help="held out, for language")
-    parser.add_argument("--layers", type=int, nargs="*", help="of pe-core-nano, for language; all by default")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -70,7 +69,7 @@ def main() -> None:
 def language(given: argparse.Namespace) -> None:
     """Answers from every layer, and from the last of the aligned tower; verdict."""
     core, aligned = "pe-core-nano", "pe-lang-nano"
-    layers = given.layers or list(range(percepta.describe(core).config["depth"]))
+    layers = range(percepta.describe(core).config["depth"])
     found: dict[str, list[float]] = {}
     print(f"answers word for word about {given.pictures} held-out pictures after {given.steps} steps, % (token loss)")
     for name, tower, layer in [(f"{core}, layer {one}", core, one) for one in layers] + [(aligned, aligned, None)]:
@@ -98,7 +97,8 @@ def answers_from(tower: str, layer: int | None, seed: int, given: argparse.Names
         result = run(read_recipe("plm-nano-align", changes))
         if not result.finished:
             raise SystemExit(130)
-        figures = {name: result.figures[f"scene_questions.{name}"] for name in ("exact", "loss")}
+        last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])  # also where the run had ended before
+        figures = {name: last[f"validation.scene_questions.{name}"] for name in ("exact", "loss")}
         file.write_text(json.dumps(figures))
     found: dict[str, float] = json.loads(file.read_text())
     return found

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from PIL import Image
@@ -26,7 +27,6 @@ TASKS = ("fgqa", "sgqa", "rcap", "rtloc", "rdcap")
 """Fine-grained questions, smart-glasses questions, region captions, localisation, dense captions."""
 REGION_TASKS = ("rcap", "rtloc", "rdcap")
 RATE = 6  # frames a second that all numbers are in
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PUBLISHED: dict[tuple[str, str], tuple[int, ...]] = {
     ("fgqa", "test"): (10_976, 11_389),
     ("sgqa", "test"): (665,),
@@ -83,7 +83,7 @@ class Row:
     def gold(self) -> str:
         """The right option as the scorer compares it: "(B) text"; of other tasks the answer or the only caption."""
         if self.options:
-            return f"({LETTERS[self.options.index(self.answer)]}) {self.answer}"
+            return f"({ascii_uppercase[self.options.index(self.answer)]}) {self.answer}"
         return self.answer or (self.stretches[0].caption if len(self.stretches) == 1 else "")
 
 
@@ -203,8 +203,8 @@ def _options(fields: _Fields) -> tuple[str, ...]:
         if strange := [key for key, number in numbers.items() if not number.isdecimal()]:
             raise BadMedia(f"{fields.where}: options must be named option_0, option_1 ...; got {strange[0]!r}.")
         given = [given[key] for key in sorted(numbers, key=lambda key: int(numbers[key]))]
-    if not isinstance(given, list) or not 2 <= len(given) <= len(LETTERS):
-        raise BadMedia(f"{fields.where}: options must be 2 to {len(LETTERS)} texts; got {str(given)[:60]}.")
+    if not isinstance(given, list) or not 2 <= len(given) <= len(ascii_uppercase):
+        raise BadMedia(f"{fields.where}: options must be 2 to {len(ascii_uppercase)} texts; got {str(given)[:60]}.")
     return tuple(map(str, given))
 
 

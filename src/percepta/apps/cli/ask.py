@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -139,7 +140,9 @@ def split(words: list[str], questions: list[str]) -> tuple[list[str], list[str]]
     if is_there(words[-1]):
         raise BadInput(f"ask needs a question, last and in quotes; {words[-1]!r} is a file or folder.")
     media = words[:-1]
-    if asked := [word for word in media if " " in word and word.rstrip()[-1:] in "?.!" and not is_there(word)]:
+    if asked := [
+        word for word in media if " " in word and word.rstrip()[-1:] in "?.!" and not (is_there(word) or glob(word))
+    ]:
         raise BadInput(f"the last word is the question, and {asked[0]!r} is no file; ask several with -q TEXT.")
     return media, words[-1:]
 

@@ -139,6 +139,7 @@ class AnswerLearner(nn.Module):
     """
 
     names = ("loss", "token_accuracy", "tokens")
+    summed = ("tokens",)
 
     def __init__(self, model: Any, recipe: Recipe, ranks: Ranks, low_rank: LowRank | None) -> None:
         super().__init__()
@@ -149,7 +150,7 @@ class AnswerLearner(nn.Module):
         """(losses,) float32: loss, share of supervised tokens that are foreseen, their number on this device."""
         targets = inputs.row.targets
         device = targets.device
-        count = self.ranks.mean(torch.tensor(float(len(targets)), device=device)).clamp(min=1)
+        count = self.weight(inputs).clamp(min=1 / self.ranks.size)
         unused = self._every_weight() if self.ranks.size > 1 or not len(targets) else torch.zeros((), device=device)
         if not len(targets):
             return torch.stack([unused, unused.detach(), unused.detach()])
@@ -159,6 +160,11 @@ class AnswerLearner(nn.Module):
         loss = functional.cross_entropy(logits, targets, reduction="sum") / count + unused
         right = (logits.detach().argmax(1) == targets).sum() / count
         return torch.stack([loss, right, torch.tensor(float(len(targets)), device=device)])
+
+    def weight(self, inputs: AnswerInputs) -> Tensor:
+        """() float32, what the loss of these inputs counts: supervised tokens, the mean over devices."""
+        targets = inputs.row.targets
+        return self.ranks.mean(torch.tensor(float(len(targets)), device=targets.device))
 
     def _every_weight(self) -> Tensor:
         """A 0 that depends on all weights: processes that share a step must all have a gradient for each."""

@@ -14,7 +14,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -32,35 +31,41 @@ OPENED = {**SOURCES, **ANNOTATED_SOURCES, **QUESTION_SOURCES}
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The samples of update number `step` (from 0): all of them, or the share of one of several processes."""
+    """Samples of update number `step` (from 0): all of them, or the share of one process and one pass of several."""
 
     step: int
     parts: tuple[Part, ...]
+    micro: int = 0
 
 
 class Mixture:
     """Batches with samples of every source in proportion to the weights.
 
-    Several processes share a batch: its samples, source after source, are dealt out one by one. Together they see the
-    samples that one process would, whatever their number.
+    Several processes share a batch, and so do the passes of each: its samples, source after source, are dealt out one
+    by one. Together they see the samples that one process would in one pass, whatever their number.
 
     Args:
         recipe: the sources.
-        batch_size: samples of a whole batch over all sources; a multiple of `processes`.
+        batch_size: samples of a whole batch over all sources; a multiple of `processes` times `passes`.
         seed: decides every order and every draw.
         process, processes: whose share is made, of how many.
+        passes: micro-batches of a step in each process.
     """
 
-    def __init__(self, recipe: DataRecipe, batch_size: int, seed: int, process: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, recipe: DataRecipe, batch_size: int, seed: int, process: int = 0, processes: int = 1, passes: int = 1
+    ) -> None:
         self.recipe, self.seed = recipe, seed
-        self.process, self.processes = process, processes
+        self.process, self.processes, self.passes = process, processes, passes
+        hands = processes * passes
         weights = [source.weight for source in recipe.sources.values()]
         self.alternating = recipe.mixing == "alternate"
         self.counts = shares(weights, batch_size)
         if self.alternating:
             self.counts = [getattr(source, "batch_size", 0) or batch_size for source in recipe.sources.values()]
-            if uneven := [count for count in self.counts if count % processes]:
-                raise BadInput(f"each batch_size must be a multiple of the {processes} devices; got {uneven[0]}.")
+            if uneven := [count for count in self.counts if count % hands]:
+                shared = f"{processes} devices" if passes == 1 else f"{processes} devices times {passes} passes"
+                raise BadInput(f"each batch_size must be a multiple of the {shared}; got {uneven[0]}.")
         self.edges = np.cumsum(weights) / np.sum(weights)
 
     @functools.cached_property
@@ -68,25 +73,26 @@ class Mixture:
         """The sources by name; opened on first use, in the process that makes the batches."""
         return {name: OPENED[type(source)](source, self.seed) for name, source in self.recipe.sources.items()}
 
-    def batch(self, step: int) -> Batch:
-        """The batch of update number `step`, or this process's share of it."""
+    def batch(self, step: int, micro: int = 0) -> Batch:
+        """The batch of update number `step`, or this process's share of it in pass number `micro`."""
+        hand, hands = self.process + self.processes * micro, self.processes * self.passes
         if self.alternating:
-            return Batch(step, (self._part_of(step),))
+            return Batch(step, (self._part_of(step, hand, hands),), micro)
         parts, before = [], 0
         for source, count in zip(self.sources.values(), self.counts, strict=True):
-            rows = np.arange((self.process - before) % self.processes, count, self.processes)
+            rows = np.arange((hand - before) % hands, count, hands)
             before += count
             if len(rows):
                 parts.append(replace(source.part(step * count, rows), rows=rows, total=count))
-        return Batch(step, tuple(parts))
+        return Batch(step, tuple(parts), micro)
 
-    def _part_of(self, step: int) -> Part:
+    def _part_of(self, step: int, hand: int, hands: int) -> Part:
         """The samples of a batch of one source; each source's list is gone through without gaps."""
         turns = self.turns(step + 1)
         number = int(turns[-1])
         before = int((turns[:-1] == number).sum())
         count, (name, source) = self.counts[number], list(self.sources.items())[number]
-        rows = np.arange(self.process, count, self.processes)
+        rows = np.arange(hand, count, hands)
         return replace(source.part(before * count, rows), source=name, rows=rows, total=count)
 
     def turns(self, steps: int) -> np.ndarray:
@@ -115,12 +121,13 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
 @contextlib.contextmanager
 def batches(mixture: Mixture, first: int, last: int) -> Iterator[tuple[Iterator[Batch], list[Part]]]:
     """Batches of the updates `first` to `last` - 1, and the validation samples; made ahead where the recipe says so."""
+    places = ((step, micro) for step in range(first, last) for micro in range(mixture.passes))
     if mixture.recipe.workers == 0:
-        yield (mixture.batch(step) for step in range(first, last)), mixture.heldout()
+        yield (mixture.batch(*place) for place in places), mixture.heldout()
         return
     with _Producer(mixture) as producer:
         heldout = producer.receive()
-        yield producer.batches(first, last, mixture.recipe.ahead), heldout
+        yield producer.batches(places, mixture.recipe.ahead), heldout
 
 
 class _Producer:
@@ -142,14 +149,16 @@ class _Producer:
         self.process.kill()
         self.process.communicate()
 
-    def batches(self, first: int, last: int, ahead: int) -> Iterator[Batch]:
-        """Batches in order, `ahead` of them being asked for in advance."""
-        asked: deque[int] = deque()
-        for step in range(first, last):
-            while len(asked) < ahead + 1 and (upcoming := step + len(asked)) < last:
-                asked.append(upcoming)
-                self._send(upcoming)
-            asked.popleft()
+    def batches(self, places: Iterator[tuple[int, int]], ahead: int) -> Iterator[Batch]:
+        """Batches in order of (step, pass), `ahead` of them being asked for in advance."""
+        asked = 0
+        for place in places:
+            self._send(place)
+            asked += 1
+            if asked > ahead:
+                asked -= 1
+                yield self.receive()
+        for _ in range(asked):
             yield self.receive()
 
     def receive(self) -> Any:
@@ -192,7 +201,7 @@ def _answer(requests: BinaryIO, output: BinaryIO) -> None:
                 mixture = request
                 write(mixture.heldout())
             else:
-                write(mixture.batch(request))
+                write(mixture.batch(*request))
         except (PerceptaError, ImportError, OSError, ValueError, RuntimeError, TypeError) as error:
             # As plain text: an error class may need more than its message to be rebuilt on the other side.
             write(PerceptaError(str(error) if isinstance(error, PerceptaError) else f"{type(error).__name__}: {error}"))

@@ -43,8 +43,11 @@ def processes(recipe: Recipe, model: Any, resume: bool) -> Iterator[Ranks]:
     """
     started_outside = RUN_ID in os.environ
     size = int(os.environ["WORLD_SIZE"]) if started_outside else recipe.devices
-    if recipe.batch_size % size:
-        raise BadInput(f"batch_size must be a multiple of the {size} devices that share it; got {recipe.batch_size}.")
+    if recipe.batch_size % (size * recipe.accumulate):
+        passes = "" if recipe.accumulate == 1 else f" times the {recipe.accumulate} passes of accumulate"
+        raise BadInput(
+            f"batch_size must be a multiple of the {size} devices that share it{passes}; got {recipe.batch_size}."
+        )
     if started_outside:
         with _group():
             yield Ranks(int(os.environ["RANK"]), size)

@@ -1,9 +1,9 @@
 """One training loop over Lightning Fabric: from a recipe to weights.
 
-Batch, inputs, losses, update, log, save: `_Run.update` is the whole of a step. What a batch turns into and what is
-learned is the objective's business (`objective_table`). A step is a function of the recipe, the step number and the
-saved state, so that a run which was killed and resumed gives the same weights, bit for bit on a CPU, as one that was
-not. Several processes deal out each batch among them and take the same steps.
+Batch, inputs, losses, update, log, save: `_Run.learn` and `_Run.update` are the whole of a step. What a batch turns
+into and what is learned is the objective's business (`objective_table`). A step is a function of the recipe, the step
+number and the saved state, so that a run which was killed and resumed gives the same weights, bit for bit on a CPU, as
+one that was not. Several processes deal out each batch among them and take the same steps; so do several passes.
 """
 
 from __future__ import annotations
@@ -98,11 +98,14 @@ def _train(live: _Run, resume: bool, progress: Progress | None) -> RunResult:
     recipe, ranks = live.recipe, live.ranks
     step = live.restore() if resume else live.clear()
     records = Records(recipe.folder, keep_until=step) if ranks.first else None
-    mixture = Mixture(recipe.data, recipe.batch_size, recipe.seed, ranks.rank, ranks.size)
+    mixture = Mixture(recipe.data, recipe.batch_size, recipe.seed, ranks.rank, ranks.size, recipe.accumulate)
     source = batches(mixture, step, recipe.steps)
     with product_precision(recipe.precision), stop_flag() as stopped, source as (made, heldout):
         for batch in made:
-            live.update(batch)
+            live.learn(batch)
+            if batch.micro + 1 < recipe.accumulate:
+                continue
+            live.update(batch.step)
             step = batch.step + 1
             live.after(step, heldout, records)
             if progress is not None:
@@ -137,29 +140,61 @@ class _Run:
         self.state = TrainingState(self.learner, self.optimiser, self.average)
         self.figures: dict[str, float | int | str] = {}
         self.losses: list[Tensor] = []
+        self.passes: list[tuple[Tensor, float]] = []
+        if recipe.accumulate > 1 and not hasattr(self.learner, "weight"):
+            raise BadInput(
+                f"accumulate must be 1 for the objective {recipe.objective}, whose loss is one of the whole batch; "
+                f"got {recipe.accumulate}."
+            )
         self.last_log = time.perf_counter()
 
-    def update(self, batch: Batch) -> None:
-        """One step: inputs, loss, gradient, new weights, averages."""
-        recipe = self.recipe
+    def learn(self, batch: Batch) -> None:
+        """One pass: inputs, loss, gradient; of several, each counts by its weight."""
+        recipe, several, rank = self.recipe, self.recipe.accumulate > 1, self.ranks.rank
         size = recipe.image_size(batch.step) or self.size
         inputs = self.objective.inputs(batch, size)
-        torch.manual_seed(number_of(recipe.seed, batch.step, self.ranks.rank))  # for what the model itself draws
-        losses = self.wrapped(inputs.to(self.fabric.device))
-        self.wrapped_optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(losses[0])
+        drawn = (batch.step, rank, batch.micro) if batch.micro else (batch.step, rank)
+        torch.manual_seed(number_of(recipe.seed, *drawn))  # for what the model itself draws
+        if not batch.micro:
+            self.wrapped_optimiser.zero_grad(set_to_none=True)
+        apart = self.ranks.size > 1 and batch.micro + 1 < recipe.accumulate  # gradients are exchanged once a step
+        with self.fabric.no_backward_sync(self.wrapped, enabled=apart):
+            inputs = inputs.to(self.fabric.device)
+            losses = self.wrapped(inputs)
+            weight = self.learner.weight(inputs) if several else 1.0
+            self.fabric.backward(losses[0] * weight if several else losses[0])
+        self.passes.append((losses.detach(), float(weight)))
+        self.figures["image_size"] = size
+
+    def update(self, step: int) -> None:
+        """The end of a step: new weights of the gradients of its passes, averages."""
+        recipe = self.recipe
+        whole = sum(weight for _, weight in self.passes) or 1.0
+        if recipe.accumulate > 1:
+            for parameter in self.learner.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= whole
         if recipe.gradient_clip:
             nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.gradient_clip, foreach=True)
-        factor = schedule_factor(recipe.schedule, batch.step, recipe.steps, recipe.warmup_steps, recipe.decay_steps)
+        factor = schedule_factor(recipe.schedule, step, recipe.steps, recipe.warmup_steps, recipe.decay_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * factor * group.get("factor", 1.0)
         self.wrapped_optimiser.step()
         with torch.no_grad():
             self.objective.after_update()
         if self.average is not None:
-            self.average.update(self.plain, batch.step)
-        self.losses.append(losses.detach())
-        self.figures |= {"image_size": size, "learning_rate": recipe.learning_rate * factor}
+            self.average.update(self.plain, step)
+        self.losses.append(self._losses_of_step(whole))
+        self.figures["learning_rate"] = recipe.learning_rate * factor
+
+    def _losses_of_step(self, whole: float) -> Tensor:
+        """(losses,) of all passes of a step: their weighted mean, or the sum for figures that are counts."""
+        passes, self.passes = self.passes, []
+        if len(passes) == 1:
+            return passes[0][0]
+        summed = torch.tensor([name in self.learner.summed for name in self.learner.names], device=self.fabric.device)
+        mean = torch.stack([losses * (weight / whole) for losses, weight in passes]).sum(0)
+        return torch.where(summed, torch.stack([losses for losses, _ in passes]).sum(0), mean)
 
     def after(self, step: int, heldout: list[Part], records: Records | None) -> None:
         """Log, validate and save where `step` updates are a multiple of the recipe's intervals."""
@@ -246,7 +281,7 @@ class _Run:
 
 
 MAY_CHANGE = (
-    "out", "steps", "accelerator", "devices", "threads", "log_every", "save_every", "evaluate_every",
+    "out", "steps", "accumulate", "accelerator", "devices", "threads", "log_every", "save_every", "evaluate_every",
     "workers", "ahead", "path",
 )  # fmt: skip
 

@@ -3,7 +3,9 @@
 To add an objective: write a module with `make(recipe, model, ranks)` that returns an object with the members of
 `Objective`, and add one line to `OBJECTIVES`. Its learner is a module that holds the model as `self.model`, and whose
 `forward(inputs)` gives a row of losses, in the order of `names`, the first of which is minimised; whatever else of it
-has parameters is trained too, but not part of the result. Inputs are made of a `Batch`: a `Part` for each source, with
+has parameters is trained too, but not part of the result. A learner whose loss is a mean can be trained in several
+passes a step (`accumulate`) if it says by `weight(inputs)` what the mean of a pass counts, the same in all processes,
+and names in `summed` the figures that add up over passes. Inputs are made of a `Batch`: a `Part` for each source, with
 pictures and whatever the objective reads beside them (captions, labels, masks). A new kind of sample is a recipe class
 in `data_recipe` (field of `DataRecipe`, name in `SOURCE_NAMES`), a source class in `sources` or beside it (line in
 `SOURCES` or `ANNOTATED_SOURCES`), and if need be a field of `Part`. All random draws come from generators seeded by

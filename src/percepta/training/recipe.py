@@ -163,7 +163,9 @@ class Recipe:
         data: the mixture.
         rates: learning rates that differ between parameters, or None for one rate.
         out: folder of the run: training.safetensors (to resume), model.safetensors (the result), log.jsonl, log.csv.
-        batch_size, steps: samples per update (of all devices together), number of updates.
+        batch_size, steps: samples per update (of all devices and passes together), number of updates.
+        accumulate: passes (micro-batches) that an update is made of in each process; the update is that of the whole
+            batch in one pass, in that part of the memory. Only for objectives that can weigh passes: "answer".
         warmup, decay: steps, or a share of all steps where below 1.
         gradient_clip: largest global norm of the gradient; 0 does not clip.
         hard_negative_weight: how many ordinary negatives a hard one counts as; 0 leaves them out.
@@ -187,6 +189,7 @@ class Recipe:
     steps: int
     batch_size: int
     learning_rate: float
+    accumulate: int = 1
     objective: str = "contrastive"
     out: str = "runs/{model}"
     model_overrides: dict[str, Any] = field(default_factory=dict)
@@ -221,7 +224,7 @@ class Recipe:
     evaluate_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "devices"):
+        for name in ("steps", "batch_size", "learning_rate", "accumulate", "devices"):
             if not 0 < getattr(self, name) < math.inf:
                 raise out_of_range(name, getattr(self, name), "positive", "a recipe")
         if not 0 <= self.ema < 1:

@@ -74,7 +74,7 @@ def seeded_weight(key: str, shape: list[int]) -> torch.Tensor:
 def make_input(spec: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> Any:
     if spec["type"] in TOKEN_INPUTS:
         return TOKEN_INPUTS[spec["type"]](spec).to(getattr(torch, spec["dtype"]))
-    if spec["type"] == "roll":  # of another input: made by the handler
+    if spec["type"] in FROM_OTHERS:
         return spec
     if spec["type"] in ("stored", "npz"):
         return torch.from_numpy((arrays or {})[spec["array"]])
@@ -101,6 +101,9 @@ def _clipped(spec: dict[str, Any]) -> torch.Tensor:
     values = seeded(spec["name"], spec["shape"]) * np.float32(spec["scale"]) + np.float32(spec["offset"])
     return torch.from_numpy(np.clip(values, *spec["clip"]).astype(np.uint8))
 
+
+FROM_OTHERS = {"rank_modulo", "relu_centre_plus_noise", "roll", "softmax_linear", "threshold"}
+"""Inputs that are made of other ones: by the handler."""
 
 TOKEN_INPUTS: dict[str, Callable[[dict[str, Any]], torch.Tensor]] = {
     "floor_abs": lambda s: torch.from_numpy(

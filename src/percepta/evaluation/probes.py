@@ -141,14 +141,33 @@ def ridge_probe(train: Any, labels: Any, test: Any, grid: Sequence[float], crite
     projected = left.T @ y
     trials = {}
     for strength in strengths:
-        shrunk = values**2 / (values**2 + strength * len(x))
-        leverage = 1 / len(x) + (left**2) @ shrunk  # of the centred features, with the intercept
-        residual = y - left @ (shrunk[:, None] * projected)
-        kept = 1 - (leverage if criterion == "leave-one-out" else np.full_like(leverage, leverage.mean()))
-        trials[strength] = float(np.mean((residual / np.maximum(kept, 1e-12)[:, None]) ** 2))
+        residuals = left_out_residuals(left, values**2, y, strength * len(x), criterion)
+        trials[strength] = float(np.mean(residuals**2))
     best = min(strengths, key=lambda strength: (trials[strength], -strength))
     weights = right.T @ ((values / (values**2 + best * len(x)))[:, None] * projected)
     return Probe((asked - mean) / scale @ weights + targets.mean(axis=0), best, trials)
+
+
+def left_out_residuals(
+    left: Features, squares: Features, centred: Features, penalty: float, criterion: str = "leave-one-out"
+) -> Features:
+    """What ridge regression with a free intercept misses of each sample when it is fitted on all the others.
+
+    Args:
+        left: (N, R) left singular vectors of the centred features.
+        squares: (R,) squared singular values.
+        centred: (N, K) targets less their means.
+        penalty: the factor of the squared weights beside the sum of squared errors, above 0.
+        criterion: "leave-one-out" (exact), or "gcv", which gives every sample the mean leverage.
+
+    Returns:
+        (N, K) float64, in closed form: residual / (1 - leverage).
+    """
+    shrunk = squares / (squares + penalty)
+    leverage = 1 / len(left) + (left**2) @ shrunk  # of the centred features, with the intercept
+    residual = centred - left @ (shrunk[:, None] * (left.T @ centred))
+    kept = 1 - (leverage if criterion == "leave-one-out" else np.full_like(leverage, leverage.mean()))
+    return np.asarray(residual / np.maximum(kept, 1e-12)[:, None])
 
 
 def split_by_class(labels: Classes, share: float, seed: int = 0) -> tuple[Classes, Classes]:

@@ -108,4 +108,43 @@ def compare(content: dict[str, Any], arrays: dict[str, Array], call: dict[str, A
         assert float(got) == pytest.approx(call["expected"], abs=limit)
 
 
-HANDLERS: dict[str, Callable[[Golden], None]] = {"parc/scores": scores}
+def benchmark(golden: Golden) -> None:
+    content = golden.content
+    table = selection.OracleTable(content["columns"], content["transfers"])
+    rows, runs = len(table), content["runs"]
+    assert rows == len(content["transfers"])
+    layers = [content["model_layers"][name] for name in table.column("architecture")]
+    oracle = np.tile(table.oracle, runs)
+    tables = {
+        name: (spec["noise_factor"] * made(spec["noise"], {}) + spec["oracle_factor"] * oracle).reshape(runs, rows)
+        for name, spec in content["scores"].items()
+    }
+    measure = content["correlation"]
+    for call in content["calls"]:
+        assert call["call"] == "mean_correlation"
+        method, weight = call["args"]["method"], call["args"]["capacity_weight"]
+        capacity = content["capacity"]
+        evaluation = selection.evaluate_scores(
+            table,
+            {method: tables[method]},
+            layers=layers,
+            capacity_weight=weight,
+            measures=[measure],
+            divisor=capacity["divisor"],
+            ddof=capacity["z_score_ddof"],
+        )
+        judged = evaluation[method][measure]
+        compare(content, golden.arrays, call, np.asarray(judged.mean))
+        got = {
+            "mean": judged.mean,
+            "variance": judged.variance,
+            "per_run": list(judged.per_run),
+            "per_target": dict(judged.per_group),
+        }
+        limit = content["tolerance"]["expected"]["atol"]
+        for name, want in call["expected"].items():
+            assert got[name] == pytest.approx(want, abs=limit), f"{call['out']}: {name}"
+    assert {call["out"] for call in content["calls"]} == set(golden.arrays)
+
+
+HANDLERS: dict[str, Callable[[Golden], None]] = {"parc/benchmark": benchmark, "parc/scores": scores}

@@ -44,7 +44,6 @@ NOT_BUILT_YET = {
     "linguistic-calibration/continuous",
     "linguistic-calibration/metrics",
     "low-light/sci",
-    "parc/benchmark",
     "perception-encoder/detection-backbone",
     "proving/trees",
     "schedules/wsds",

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from percepta.selection.agreement import spearman
 from percepta.selection.inputs import REGRESSION, as_features, as_targets
 from percepta.selection.reduction import Reduction, reduce, standardise
-from percepta.selection.representation import parc, spearman
+from percepta.selection.representation import parc
 
 
 def official_parc(features: Any, targets: Any, dims: int | Reduction | None = None) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from percepta.errors import BadInput, one_of, out_of_range
+from percepta.selection.agreement import kendall
 from percepta.selection.estimators import ESTIMATORS, RECOMMENDED, Estimator
 from percepta.selection.inputs import CLASSES, Kind, Matrix, Targets, as_features, as_probabilities, as_targets
 from percepta.selection.priors import depth_prior, parameters_prior, z_scores
@@ -361,10 +362,3 @@ def _reliability(votes: Matrix) -> float:
 
 def _agreement(static: Matrix, votes: Matrix) -> float:
     return float(np.mean([kendall(static, vote) for vote in votes])) if len(votes) else math.nan
-
-
-def kendall(first: Matrix, second: Matrix) -> float:
-    """Kendall's tau-b of two lists of M; 0 where one of them is constant."""
-    one, other = (np.sign(values[:, None] - values[None]) for values in (first, second))
-    length = np.sqrt((one**2).sum() * (other**2).sum())
-    return float((one * other).sum() / length) if length else 0.0

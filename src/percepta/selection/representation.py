@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from percepta.errors import BadInput
+from percepta.selection.agreement import spearman
 from percepta.selection.inputs import CLASSES, MULTI_LABEL, Matrix, Rows, Targets, as_features, as_targets
 from percepta.selection.reduction import SCALED, Reduction, reduce, standardise
 
@@ -156,15 +157,6 @@ def _one_sort(distances: Matrix, labels: Rows) -> tuple[float, float, int, float
     ties = np.diff(starts, append=pairs).astype(np.float64)
     variance = (float(pairs) ** 2 - 1 - float((ties**3 - ties).sum()) / pairs) / 12
     return area, many / pairs, pairs, float(np.sqrt(max(variance, 0.0)))
-
-
-def spearman(first: Matrix, second: Matrix) -> float:
-    """Rank correlation with average ranks; 0 where a list is constant and tells nothing."""
-    from scipy.stats import rankdata
-
-    one, other = (ranks - ranks.mean() for ranks in (rankdata(first), rankdata(second)))
-    length = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / length if length else 0.0
 
 
 def _debiased(table: Matrix) -> Matrix:

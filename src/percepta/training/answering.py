@@ -9,6 +9,7 @@ counts more for being short or dealt to a device with few words; the questions a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from percepta.training.objective_table import Objective
 from percepta.training.precision import forward_precision
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
+from percepta.training.sharding import shared_out
 from percepta.training.sources import Part
 
 PARTS = ("vision", "projector", "decoder")
@@ -116,6 +118,25 @@ def inputs_of(found: Gathered) -> AnswerInputs:
     return AnswerInputs(joined_row(found.documents), torch.cat(found.chunks) if found.chunks else None)
 
 
+def with_picture(inputs: AnswerInputs, config: Any) -> AnswerInputs:
+    """The same with a document more that shows a grey picture and says nothing, where there is no picture at all.
+
+    Processes that gather weights from each other must all use every block; this one adds zeros to each gradient.
+    """
+    if inputs.chunks is not None:
+        return inputs
+    row, count = inputs.row, config.tokens_per_chunk
+    shown = torch.arange(count, device=row.tokens.device)[None]
+    row = replace(
+        row,
+        tokens=torch.cat([row.tokens, torch.full_like(shown, config.image_token)], 1),
+        positions=torch.cat([row.positions, shown], 1),
+        pictures=torch.cat([row.pictures, shown], 1),
+        shapes=(*row.shapes, (0, (count,))),
+    )
+    return AnswerInputs(row, torch.zeros(1, 3, config.image_size, config.image_size, device=shown.device))
+
+
 def answer_logits(model: Any, inputs: AnswerInputs) -> Tensor:
     """(S, vocabulary) logits at the supervised places of a row."""
     row, visual = inputs.row, None
@@ -146,13 +167,21 @@ class AnswerLearner(nn.Module):
         self.model, self.recipe, self.ranks = model, recipe, ranks
         self.low_rank = low_rank
 
+    def units(self) -> list[nn.Module]:
+        """The modules that are gathered one at a time where weights are shared out."""
+        return [*self.model.vision.blocks, *self.model.decoder.layers]
+
     def forward(self, inputs: AnswerInputs) -> Tensor:
         """(losses,) float32: loss, share of supervised tokens that are foreseen, their number on this device."""
         targets = inputs.row.targets
         device = targets.device
         count = self.weight(inputs).clamp(min=1 / self.ranks.size)
-        unused = self._every_weight() if self.ranks.size > 1 or not len(targets) else torch.zeros((), device=device)
-        if not len(targets):
+        sharded, unused = shared_out(self.recipe, self.ranks), torch.zeros((), device=device)
+        if sharded:
+            inputs = with_picture(inputs, self.model.config)
+        elif self.ranks.size > 1 or inputs.chunks is None or not len(targets):
+            unused = self._every_weight()
+        if not len(targets) and not sharded:
             return torch.stack([unused, unused.detach(), unused.detach()])
         with forward_precision(device.type, self.recipe.precision):
             logits = answer_logits(self.model, inputs)
@@ -167,7 +196,7 @@ class AnswerLearner(nn.Module):
         return self.ranks.mean(torch.tensor(float(len(targets)), device=targets.device))
 
     def _every_weight(self) -> Tensor:
-        """A 0 that depends on all weights: processes that share a step must all have a gradient for each."""
+        """A 0 that depends on all weights: each has a gradient in every step, in whatever processes it is used."""
         return 0 * torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum()
 
 

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from percepta.checkpoints import write_safetensors
 from percepta.errors import BadInput, CheckpointMismatch
 from percepta.training.averaging import MovingAverage
+from percepta.training.ranks import Ranks
+from percepta.training.sharding import as_shared, whole
 
 SCHEMA = 2
 HEADER = "percepta_training"
+ALONE = Ranks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,13 @@ class TrainingState:
         learner: weights and buffers.
         optimiser: over parameters of `learner`.
         average: averaged weights of the model inside, or None.
+        ranks: the processes of the run; where they share out the weights, all of them must save and restore.
     """
 
     learner: nn.Module
     optimiser: torch.optim.Optimizer
     average: MovingAverage | None = None
+    ranks: Ranks = ALONE
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under "learner.", "average.", "optimiser." and "group."."""
@@ -46,7 +51,7 @@ class TrainingState:
             found |= {f"average.{name}": value for name, value in self.average.tensors.items()}
         for name, parameter in self.learner.named_parameters():
             for key, value in self.optimiser.state.get(parameter, {}).items():
-                found[f"optimiser.{name}/{key}"] = torch.as_tensor(value)
+                found[f"optimiser.{name}/{key}"] = whole(torch.as_tensor(value), self.ranks)
         for number, group in enumerate(self.optimiser.param_groups):
             if "step" in group:  # LAMB counts by group
                 found[f"group.{number}"] = torch.as_tensor(group["step"])
@@ -55,7 +60,9 @@ class TrainingState:
     def save(self, path: Path, step: int, details: Mapping[str, Any] | None = None) -> None:
         """Write the state after `step` updates; readers see the old file or the new one, never a part."""
         header = {"schema": SCHEMA, "step": step, "position": step, **(details or {})}
-        write_safetensors(path, self.tensors(), header, key=HEADER)
+        tensors = self.tensors()
+        if self.ranks.first:
+            write_safetensors(path, tensors, header, key=HEADER)
 
     def restore(self, path: Path, check: Callable[[Mapping[str, Any]], None] | None = None) -> dict[str, Any]:
         """Take over the state in `path`; returns its header: "step" (updates made) and what `save` was given.
@@ -77,19 +84,24 @@ class TrainingState:
         _check(path, self.learner.state_dict(), groups.get("learner", {}))
         if self.average is not None:
             _check(path, self.average.tensors, groups.get("average", {}))
-        self.learner.load_state_dict(groups["learner"])
+        self._restore_learner(groups["learner"])
         if self.average is not None:
             for name, value in self.average.tensors.items():
                 value.copy_(groups["average"][name])
         self._restore_optimiser(groups.get("optimiser", {}), groups.get("group", {}))
         return header
 
+    def _restore_learner(self, values: Mapping[str, Tensor]) -> None:
+        owners = dict(self.learner.named_parameters())
+        shared = {name: as_shared(values[name], owner) for name, owner in owners.items() if name in values}
+        self.learner.load_state_dict({**values, **shared})
+
     def _restore_optimiser(self, values: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> None:
         parameters = dict(self.learner.named_parameters())
         self.optimiser.state.clear()
         for name, value in values.items():
             owner, _, key = name.rpartition("/")
-            self.optimiser.state[parameters[owner]][key] = value.to(parameters[owner].device)
+            self.optimiser.state[parameters[owner]][key] = as_shared(value, parameters[owner])
         for number, value in steps.items():
             self.optimiser.param_groups[int(number)]["step"] = value
 

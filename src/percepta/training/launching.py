@@ -26,6 +26,7 @@ import torch.distributed as distributed
 from percepta.errors import BadInput, MissingExtra, PerceptaError
 from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe
+from percepta.training.sharding import shared_out, strategy_of
 
 RUN_ID = "TORCHELASTIC_RUN_ID"
 """Set by `torchrun`, and here: the sign by which Fabric and we recognise that processes were started from outside."""
@@ -72,7 +73,9 @@ def make_fabric(recipe: Recipe, ranks: Ranks) -> Any:
     for name in ("lightning.fabric", "lightning.pytorch"):  # they announce the settings of every run
         logging.getLogger(name).setLevel(logging.WARNING)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks.size > 1 else 1
-    strategy = "ddp" if ranks.size > 1 else "auto"
+    strategy: Any = "ddp" if ranks.size > 1 else "auto"
+    if shared_out(recipe, ranks):
+        strategy = strategy_of(ranks)
     try:
         fabric = Fabric(accelerator=recipe.accelerator, devices=here, num_nodes=ranks.size // here, strategy=strategy)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
@@ -189,6 +192,7 @@ def serve() -> None:
     try:
         from percepta.training.loop import make_model, run
 
+        torch.manual_seed(recipe.seed)  # the first weights of all processes are the same
         model = make_model(recipe) if model is None else model
         tell("ready")
         run(recipe, model=model, resume=resume)

@@ -38,6 +38,7 @@ from percepta.training.ranks import Ranks
 from percepta.training.recipe import Recipe, make_recipe, read_recipe
 from percepta.training.records import Records
 from percepta.training.schedules import schedule_factor
+from percepta.training.sharding import check, shared_out
 from percepta.training.sources import Part
 
 Figures = Mapping[str, float | int | str]
@@ -124,7 +125,12 @@ class _Run:
         self.recipe, self.fabric, self.ranks, self.plain = recipe, fabric, ranks, model.train()
         self.objective = make_objective(recipe, model, ranks)
         self.size = self.objective.size()
-        self.learner = self.objective.learner.to(fabric.device)
+        self.learner, self.sharded = self.objective.learner, shared_out(recipe, ranks)
+        if self.sharded:
+            check(recipe, self.learner)
+        else:
+            self.learner.to(fabric.device)
+        self.wrapped = fabric.setup_module(self.learner)
         self.optimiser = make_optimiser(
             recipe.optimiser,
             self.learner,
@@ -135,9 +141,9 @@ class _Run:
             recipe.rates,
             exact=recipe.precision == "float32",
         )
-        self.wrapped, self.wrapped_optimiser = fabric.setup(self.learner, self.optimiser)
+        self.wrapped_optimiser = fabric.setup_optimizers(self.optimiser)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
-        self.state = TrainingState(self.learner, self.optimiser, self.average)
+        self.state = TrainingState(self.learner, self.optimiser, self.average, ranks)
         self.figures: dict[str, float | int | str] = {}
         self.losses: list[Tensor] = []
         self.passes: list[tuple[Tensor, float]] = []
@@ -157,7 +163,8 @@ class _Run:
         torch.manual_seed(number_of(recipe.seed, *drawn))  # for what the model itself draws
         if not batch.micro:
             self.wrapped_optimiser.zero_grad(set_to_none=True)
-        apart = self.ranks.size > 1 and batch.micro + 1 < recipe.accumulate  # gradients are exchanged once a step
+        # Gradients are exchanged once a step, or where weights are shared out in every pass, which keeps shares alone.
+        apart = self.ranks.size > 1 and batch.micro + 1 < recipe.accumulate and not self.sharded
         with self.fabric.no_backward_sync(self.wrapped, enabled=apart):
             inputs = inputs.to(self.fabric.device)
             losses = self.wrapped(inputs)
@@ -238,7 +245,7 @@ class _Run:
     def save(self, step: int) -> None:
         """Write the state that a later run resumes from, with whatever number of processes."""
         pending = self.ranks.mean(torch.stack(self.losses)).tolist() if self.losses else []
-        if not self.ranks.first:
+        if not self.ranks.first and not self.sharded:
             return
         details = {"recipe": asdict(self.recipe), "losses": pending, "figures": dict(self.objective.figures())}
         self.state.save(self.recipe.folder / STATE_FILE, step, details)
@@ -272,6 +279,8 @@ class _Run:
     def write_model(self, step: int) -> None:
         """Write the result as plain weights that `percepta.load` reads."""
         if not self.ranks.first:
+            if self.sharded:
+                self.plain.state_dict()  # gives the first process what it gathers
             return
         model, path = self.result(), self.recipe.folder / MODEL_FILE
         if type(model).__module__.startswith("percepta."):
@@ -281,8 +290,8 @@ class _Run:
 
 
 MAY_CHANGE = (
-    "out", "steps", "accumulate", "accelerator", "devices", "threads", "log_every", "save_every", "evaluate_every",
-    "workers", "ahead", "path",
+    "out", "steps", "accumulate", "accelerator", "devices", "strategy", "threads", "log_every", "save_every",
+    "evaluate_every", "workers", "ahead", "path",
 )  # fmt: skip
 
 

@@ -178,6 +178,8 @@ class Recipe:
         precision: "float32", "bfloat16-products" (float32 weights and sums, matrix products in bfloat16) or
             "bfloat16-mixed" (autocast).
         accelerator, devices: Fabric's; several devices share every batch, one process each.
+        strategy: of several devices: "ddp", where each holds the whole model, or "fsdp", where each holds a share of
+            weights, gradients and averages (the objective "answer" with AdamW).
         threads: CPU threads for torch in each process; 0 leaves them as they are, or shares them out.
         log_every, save_every, evaluate_every: in steps; 0 is never (the last step is always saved).
     """
@@ -195,7 +197,7 @@ class Recipe:
     model_overrides: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
     hydra: str | tuple[int, ...] | None = None
-    optimiser: Literal["adamw", "lamb", "muon"] = "adamw"
+    optimiser: Literal["adamw", "lamb", "muon", "sgd"] = "adamw"
     weight_decay: float = 0.05
     rates: RatesRecipe | None = None
     betas: tuple[float, float] = (0.9, 0.95)
@@ -217,6 +219,7 @@ class Recipe:
     precision: Precision = "float32"
     accelerator: str = "cpu"
     devices: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     threads: int = 0
     seed: int = 0
     log_every: int = 20

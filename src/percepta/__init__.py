@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from percepta.tasks.indexing.duplicates import duplicates
     from percepta.tasks.search import search
     from percepta.tasks.segment import segment
+    from percepta.tasks.select import select_layers, select_models
     from percepta.tasks.speeding import speedup
     from percepta.tasks.track import track
 
@@ -69,6 +70,8 @@ _HOME = {
     "index": "tasks.indexing",
     "search": "tasks.search",
     "segment": "tasks.segment",
+    "select_layers": "tasks.select",
+    "select_models": "tasks.select",
     "speedup": "tasks.speeding",
     "track": "tasks.track",
 }
@@ -101,6 +104,8 @@ __all__ = [
     "save",
     "search",
     "segment",
+    "select_layers",
+    "select_models",
     "speedup",
     "track",
     "unprepare",

@@ -49,9 +49,11 @@ def test_commands_exist(page: Path, commands: dict[str, Any]) -> None:
         if not verbs or verbs[0].isupper():
             continue
         assert verbs[0] in commands, f"{name(page)} quotes percepta {verbs[0]}"
-        known = {
-            option for parameter in commands[verbs[0]].params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
+        command = commands[verbs[0]]
+        if hasattr(command, "commands"):  # such as select, which has commands of its own
+            assert verbs[1] in command.commands, f"{name(page)} quotes percepta {' '.join(verbs[:2])}"
+            command = command.commands[verbs[1]]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         unknown = [
             word for word in words if re.match(r"--?[a-z]", word) and word.split("=")[0] not in known | {"--help"}
         ]

@@ -33,7 +33,7 @@ def captioned_folder(path: Path) -> CaptionedSet:
     folder = path if path.is_dir() else path.parent
     file = _file_of_all(path) if path.is_dir() else path
     if file is not None:
-        found = {_place(folder, name): texts for name, texts in read_captions(file).items()}
+        found = {place_of(folder, name): texts for name, texts in read_captions(file).items()}
     else:
         pictures = sorted(
             entry for entry in folder.rglob("*") if entry.suffix.lower() in PICTURE_SUFFIXES and entry.is_file()
@@ -115,7 +115,7 @@ def _file_of_all(folder: Path) -> Path | None:
     return None
 
 
-def _place(folder: Path, name: str) -> Path:
+def place_of(folder: Path, name: str) -> Path:
     """Where a named picture lies: beside the file of captions, or in a folder of pictures there."""
     for home in (folder, folder / "images", folder / "Images"):
         if (home / name).is_file():

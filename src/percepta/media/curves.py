@@ -73,7 +73,7 @@ def draw_curves(
     rows = -(-len(panels) // columns)
     width, height = GAP + columns * (PANEL[0] + GAP), HEAD + rows * (PANEL[1] + GAP)
     picture = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
-    pen = _Pen(ImageDraw.Draw(picture))
+    pen = Pen(ImageDraw.Draw(picture))
     pen.text((GAP, 16), title, INK, 19)
     across = float(GAP)
     for name, colour, thin in legend:
@@ -85,7 +85,7 @@ def draw_curves(
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _draw_panel(pen: _Pen, panel: Panel, corner: tuple[int, int]) -> None:
+def _draw_panel(pen: Pen, panel: Panel, corner: tuple[int, int]) -> None:
     left, top = corner[0] + LEFT, corner[1] + TOP
     low, high, step = _range(panel)
     pen.text((corner[0], corner[1] + 2), panel.title, INK, 16)
@@ -133,8 +133,8 @@ def _number(value: float, step: float) -> str:
     return f"{value:.{decimals}f}"
 
 
-class _Pen:
-    """Lines, dots and texts in units of the finished picture."""
+class Pen:
+    """Lines, dots, rings, plates and texts in units of the finished picture."""
 
     def __init__(self, draw: ImageDraw.ImageDraw) -> None:
         self.draw = draw
@@ -147,6 +147,16 @@ class _Pen:
         for size, fill in ((radius + 1.4, PAPER), (radius, colour)):
             (x, y), r = (centre[0] * SCALE, centre[1] * SCALE), size * SCALE
             self.draw.ellipse((x - r, y - r, x + r, y + r), fill)
+
+    def ring(self, centre: tuple[float, float], colour: Colour, radius: float, width: float) -> None:
+        (x, y), r = (centre[0] * SCALE, centre[1] * SCALE), radius * SCALE
+        self.draw.ellipse((x - r, y - r, x + r, y + r), None, colour, round(width * SCALE))
+
+    def plate(self, box: tuple[float, float, float, float], colour: Colour) -> None:
+        self.draw.rectangle([side * SCALE for side in box], colour)
+
+    def width(self, words: str, size: int) -> float:
+        return float(self.draw.textlength(words, ImageFont.load_default(size * SCALE))) / SCALE
 
     def text(self, place: tuple[float, float], words: str, colour: Colour, size: int, anchor: str = "la") -> float:
         """Writes; returns the width."""

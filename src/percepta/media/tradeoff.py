@@ -87,12 +87,12 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 def _axes(draw: ImageDraw.ImageDraw, place: Place, reach: tuple[float, float], high: float) -> None:
     bottom = place(reach[0], 0)[1]
-    step = _step(high)
+    step = round_step(high)
     for number in itertools.takewhile(lambda number: number * step <= high, itertools.count()):
         y = place(reach[0], number * step)[1]
         draw.line((LEFT, y, WIDTH - RIGHT, y), LIGHT, 1)
         draw.text((LEFT - 10, y), f"{100 * number * step:.3g} %", GREY, _font(14), anchor="rm")
-    step = _step(reach[1] - reach[0])
+    step = round_step(reach[1] - reach[0])
     first = int(reach[0] / step) + 1
     for number in itertools.takewhile(lambda number: number * step <= reach[1], itertools.count(first)):
         x = place(number * step, 0)[0]
@@ -116,7 +116,7 @@ def _labelled(draw: ImageDraw.ImageDraw, x: float, y: float, text: str) -> None:
     draw.text((left, top), text, INK, _font(15))
 
 
-def _step(reach: float) -> float:
+def round_step(reach: float) -> float:
     """A round distance of which about five fit."""
     sizes = (base * 10.0**power for power in range(-8, 4) for base in (1, 2, 5))
     return next(size for size in sizes if reach / size <= 7)

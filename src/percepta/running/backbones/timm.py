@@ -62,6 +62,8 @@ def timm_backbone(model: Any, name: str = "") -> Backbone:
 
     name = name or PREFIX + getattr(model, "default_cfg", {}).get("architecture", type(model).__name__)
     data = resolve_model_data_config(model)
+    if (own := getattr(getattr(model, "patch_embed", None), "img_size", None)) is not None:  # built for another size
+        data["input_size"] = (3, *own)
     transform = create_transform(**data, is_training=False)
     classes = getattr(model, "num_classes", 0)
     count = _layers(model)

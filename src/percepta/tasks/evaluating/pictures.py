@@ -5,20 +5,18 @@ Unusual: a square picture is the same under squash and centre crop, and is compu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from percepta.datasets.picture_sets import Pictures
-from percepta.errors import BadInput, BadMedia, one_of
+from percepta.errors import BadInput, one_of
 from percepta.evaluation import Encoded, EncodePictures
 from percepta.media import Source, open_picture
-from percepta.results import Failure
-from percepta.running.feed import run_over
 from percepta.tasks.encoder import Encoder
+from percepta.tasks.encoding import encode_each
 from percepta.tasks.evaluating.batches import Batches
 from percepta.tasks.features import layers_of
 
@@ -162,32 +160,4 @@ def _encoded(
     compute: Callable[[Tensor], Mapping[str, Tensor]],
 ) -> Encoded:
     """All pictures, each read once; those that fail are left out and named."""
-    rows: dict[str, int] = {}
-
-    def numbered() -> Iterator[Source | Failure]:
-        for row, source in enumerate(pictures):
-            rows[source.name if isinstance(source, Source) else source.source] = row
-            yield source
-
-    def prepared(source: Source) -> Tensor:
-        try:
-            return prepare(source)
-        except BadMedia as error:  # what lies in a table or a tar file has no name of its own
-            raise error if source.path is not None else BadMedia(f"{source.name}: {error}") from None
-
-    def named(views: Tensor, sources: list[Source]) -> list[tuple[str, dict[str, Tensor]]]:
-        vectors = compute(views)
-        return [
-            (source.name, {name: values[row] for name, values in vectors.items()}) for row, source in enumerate(sources)
-        ]
-
-    stream = run_over(numbered(), prepared, named, batches.size, on_error=batches.on_error)
-    stream.total = len(pictures)
-    found: dict[str, list[Tensor]] = {}
-    kept: list[int] = []
-    for name, vectors in stream.watched(batches.watch("pictures")):
-        kept.append(rows.pop(name))
-        for key, values in vectors.items():
-            found.setdefault(key, []).append(values)
-    stacked = {key: torch.stack(values) for key, values in found.items()}
-    return Encoded(stacked, np.array(kept, np.int64), tuple(stream.failures))
+    return Encoded(*encode_each(pictures, prepare, compute, batches.size, batches.watch("pictures"), batches.on_error))

@@ -1,0 +1,1 @@
+"""What stands behind `select`: kept features, what was found, and its picture."""

@@ -82,7 +82,7 @@ def make_input(spec: dict[str, Any], arrays: dict[str, np.ndarray] | None = None
         return torch.tensor(spec["values"], dtype=getattr(torch, spec["dtype"]))
     if spec["type"] == "seeded":
         values = seeded(spec["name"], spec["shape"], spec["scale"], spec["offset"])
-        return torch.from_numpy(values).to(getattr(torch, spec["dtype"]))
+        return torch.from_numpy(values).to(getattr(torch, spec.get("dtype", "float32")))
     if spec["type"] == "seeded_picture":
         from PIL import Image
 

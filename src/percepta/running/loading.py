@@ -28,12 +28,14 @@ FAMILIES = {
     "hiera": "percepta.models.hiera",
     "perception_encoder": "percepta.models.perception_encoder",
     "perception_lm": "percepta.models.perception_lm",
+    "resnet": "percepta.models.resnet",
     "sam2": "percepta.models.sam2",
 }
 CONFIGS = {
     "hiera": "HieraConfig",
     "perception_encoder": "PerceptionEncoderConfig",
     "perception_lm": "PerceptionLMConfig",
+    "resnet": "ResNetConfig",
     "sam2": "Sam2Config",
 }
 PREPROCESSES: dict[str, Any] = {"perception_lm": ChunkPreprocess}

@@ -92,6 +92,7 @@ class CifarRecipe:
         path: the file; columns `img` (bytes) and `label`.
         holdout: number of rows at the end that are never trained on but serve validation.
         prompts: captions with {} for the class name.
+        classes: numbers of the classes that are kept, 0 to 9; empty for all.
     """
 
     __pydantic_config__: ClassVar[Any] = FORBID
@@ -101,6 +102,7 @@ class CifarRecipe:
     holdout: int = 2000
     prompts: tuple[str, ...] = PROMPTS
     augment: AugmentRecipe = PHOTOGRAPHS
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Optimisers by name: AdamW and Muon of torch, LAMB (arXiv 1904.00962) of timm.
+"""Optimisers by name: AdamW, Muon and SGD with momentum of torch, LAMB (arXiv 1904.00962) of timm.
 
 LAMB is the Perception Encoder's optimiser: Adam direction plus decoupled weight decay, scaled for each tensor by
 ||weight|| / ||update||, or 1 where either is 0. Vectors and scalars (biases, norms, the logit scale) have neither decay
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from percepta.errors import BadInput, MissingExtra, one_of
 from percepta.training.recipe import RatesRecipe
 
-OPTIMISERS = ("adamw", "lamb", "muon")
+OPTIMISERS = ("adamw", "lamb", "muon", "sgd")
 
 
 def parameter_groups(
@@ -118,9 +118,9 @@ def make_optimiser(
     """The optimiser `name` over all trainable parameters of `model`.
 
     Args:
-        name: "adamw", "lamb" or "muon".
+        name: "adamw", "lamb", "muon" or "sgd".
         learning_rate: peak rate; the loop multiplies it by the schedule's factor.
-        betas: the two averaging constants of Adam.
+        betas: the two averaging constants of Adam; the first is the momentum of "sgd".
         rates: rates that differ between parameters; in a learner, names are those of the model inside.
         exact: let Muon orthogonalise in float32 instead of bfloat16, which few processors multiply fast.
 
@@ -142,6 +142,8 @@ def make_optimiser(
         return Lamb(groups, lr=learning_rate, betas=(first, second), eps=epsilon, max_grad_norm=None)
     if name == "muon":
         return MuonWithAdamW(model, learning_rate, weight_decay, (first, second), epsilon, factors, exact, kept)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=first)
     raise one_of("optimiser", name, OPTIMISERS)
 
 

@@ -197,21 +197,28 @@ class CifarSource:
 
         self.recipe, self.seed = recipe, seed
         self.table = read_cifar10(recipe.path)
-        self.trained = len(self.table) - recipe.holdout
+        kept = np.arange(len(self.table))
+        if recipe.classes:
+            kept = np.flatnonzero(np.isin(self.table.labels, recipe.classes))
+        border = len(self.table) - recipe.holdout
+        self.rows, self.held = kept[kept < border], kept[kept >= border]
+        self.trained = len(self.rows)
         if self.trained < 1:
-            raise BadMedia(f"{recipe.path} has {len(self.table)} pictures; holdout={recipe.holdout} must leave some.")
+            raise BadMedia(
+                f"{recipe.path} has {len(self.table)} pictures; holdout={recipe.holdout} and classes must leave some."
+            )
         self.order = Order(self.trained, seed, stream=2)
 
     def part(self, position: int, rows: np.ndarray) -> Part:
         """See `Source`."""
-        numbers = self.order(position + rows)
+        numbers = self.rows[self.order(position + rows)]
         labels = self.table.labels[numbers]
         captions = class_captions(self.table.names, labels, self.recipe.prompts, (self.seed, 3, position))
         return Part("cifar10", self.table.pictures[numbers], captions, self.recipe.augment, labels=labels)
 
     def heldout(self, count: int) -> Part | None:
         """See `Source`; captions use the first prompt."""
-        rows = slice(self.trained, self.trained + min(count, self.recipe.holdout))
+        rows = self.held[:count]
         captions = [self.recipe.prompts[0].format(self.table.names[label]) for label in self.table.labels[rows]]
         labels = self.table.labels[rows]
         kept = Part("cifar10", self.table.pictures[rows], captions, self.recipe.augment, labels=labels)

@@ -1,0 +1,351 @@
+"""ZipIt!: several networks of one architecture, trained by themselves, become one (arXiv 2305.03053).
+
+Order of this file: what comes back, merging, the plan, matching every space.
+Unusual: the graph is found by tracing; what may happen in a space follows from what reads it (see `spaces`), so that
+residual streams under layer norms are permuted, heads move as wholes, and everything else is zipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from percepta.errors import BadInput, one_of
+from percepta.merging.matching import (
+    ALPHA,
+    BETA,
+    MATCHERS,
+    Floats,
+    Matcher,
+    Matching,
+    average_features,
+    correlation_of,
+    matched_correlation,
+    zip_features,
+)
+from percepta.merging.norms import reset_norms
+from percepta.merging.partial import Cut, MultiHead, cut_at, split_at
+from percepta.merging.spaces import BLOCKS, PERMUTE, Blueprint, Part, Rule, Space, merge_states
+from percepta.merging.statistics import MEMORY, Batches, covariances, inputs_of
+from percepta.merging.towers import blueprint_of_tower
+from percepta.merging.tracing import Features, blueprint_of, trace, traced_until
+
+METHODS = ("zip", "permute", "optimal", "average", "weights")
+"""How features are matched: ZipIt!'s greedy merging, permutation onto the first model, the best pairs of two models, by
+their number; "weights" permutes by the weights alone (Git Re-Basin, arXiv 2209.04836)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merged:
+    """What merging gives.
+
+    Attributes:
+        model: the merged network: of the models' own class, or a `MultiHead` where the zip stops early.
+        state: all weights under the names of the architecture; behind a stop, where the model has them once for each
+            head, they are means over the models, of what reads the merged features after unmerging.
+        matchings: by space.
+        correlations: by space, the mean correlation of the features that became one.
+        blueprint: the spaces.
+        cut: where the zip stops, or None.
+    """
+
+    model: nn.Module
+    state: dict[str, Tensor]
+    matchings: dict[str, Matching]
+    correlations: dict[str, float]
+    blueprint: Blueprint
+    cut: Cut | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Models that may be merged, and how.
+
+    Attributes:
+        models: as they were given.
+        networks: the same for looking at their features: traced, or themselves where the blueprint needs no graph.
+        blueprint: of the part that merges.
+        cut: where that part ends, or None.
+        leaving: what passes there.
+        behind: of what reads that, behind the cut.
+    """
+
+    models: tuple[nn.Module, ...]
+    networks: tuple[nn.Module, ...]
+    blueprint: Blueprint
+    cut: Cut | None = None
+    leaving: Features | None = None
+    behind: Blueprint = field(default_factory=lambda: Blueprint({}, {}))
+
+
+def merge_models(
+    models: Sequence[nn.Module],
+    batches: Batches,
+    method: str = "zip",
+    alpha: float = ALPHA,
+    beta: float = BETA,
+    stop: str | float | None = None,
+    normed: str = PERMUTE,
+    reset: bool = True,
+    epsilon: float = 0.0,
+    memory: int = MEMORY,
+) -> Merged:
+    """Merge models of one architecture without training.
+
+    Args:
+        models: two or more; they stay as they are.
+        batches: inputs of all tasks, (B, 3, H, W) or tuples that begin with them, to see what features have in common;
+            a few hundred pictures will do. A list or a loader.
+        method: of `METHODS`.
+        alpha, beta: of "zip", see `matching.zip_features`.
+        stop: where the zip ends and the models stay separate: a cut's name, or a share of the layers; None merges all.
+        normed: what may happen where layer norms are: "permute", or "zip" as published.
+        reset: make the statistics of batch norms anew over the batches, without which little works.
+        epsilon: added to the sizes of groups, see `matching.PUBLISHED_EPSILON`.
+        memory: bytes that the statistics of one pass may take.
+
+    Raises: BadInput for fewer than two models, different architectures (with the first difference), an operation that
+        features cannot be followed through, or a stop that is none.
+    """
+    from percepta.merging.weights import match_by_weights
+
+    if method not in METHODS:
+        raise one_of("method", method, METHODS, "merging")
+    if normed not in ("zip", PERMUTE):
+        raise one_of("normed", normed, ("zip", PERMUTE), "merging")
+    example = next((inputs_of(batch)[:2] for batch in batches), None)
+    if example is None:
+        raise BadInput("merging needs data to see what features have in common; got no batch.")
+    plan = plan_of(models, example, stop)
+    correlations: dict[str, Floats] = {}
+    if method == "weights":
+        matchings = match_by_weights([model.state_dict() for model in plan.models], plan.blueprint)
+    elif method == "average":
+        matchings = {}
+    else:
+        found = covariances(plan.networks, plan.blueprint, batches, memory)
+        correlations = {name: correlation_of(covariance) for name, covariance in found.items()}
+        matcher: Matcher = partial(zip_features, alpha=alpha, beta=beta) if method == "zip" else MATCHERS[method]
+        matchings = match_spaces(plan.blueprint, correlations, len(models), matcher, normed)
+    merged = assemble(plan, matchings, correlations, epsilon)
+    if reset:
+        reset_norms(merged.model, batches)
+    return merged
+
+
+def plan_of(models: Sequence[nn.Module], example: Tensor, stop: str | float | None = None) -> Plan:
+    """Check that models fit together and find their spaces. Arguments and errors as of `merge_models`; `example` is an
+    input, (2, 3, H, W)."""
+    if len(models) < 2:
+        raise BadInput(f"merging needs at least two models; got {len(models)}.")
+    if (blueprint := blueprint_of_tower(models[0])) is not None:
+        _check_states(models)
+        if stop is not None:
+            raise BadInput(f"a zip of {type(models[0]).__name__} cannot stop early; pass stop=None.")
+        return Plan(tuple(models), tuple(models), blueprint)
+    graphs = [trace(deepcopy(model).eval()) for model in models]
+    _check_graphs(graphs)
+    if stop is None:
+        _check_states(models)
+        return Plan(tuple(models), tuple(graphs), blueprint_of(graphs[0], example))
+    cut = cut_at(graphs[0], stop)
+    blueprint, leaving = traced_until(graphs[0], cut.node, example)
+    trunks = tuple(split_at(graph, cut.node)[0] for graph in graphs)
+    _check_states(trunks)
+    return Plan(tuple(models), trunks, blueprint, cut, leaving, _readers(graphs[0], example, leaving))
+
+
+def assemble(
+    plan: Plan,
+    matchings: Mapping[str, Matching],
+    correlations: Mapping[str, Floats] | None = None,
+    epsilon: float = 0.0,
+) -> Merged:
+    """The merged network of a plan and matchings of its spaces; batch norms keep merged statistics."""
+    told = {
+        name: matched_correlation(matching, correlations[name])
+        for name, matching in matchings.items()
+        if correlations and name in correlations
+    }
+    states = [model.state_dict() for model in plan.models]
+    if plan.cut is None:
+        state = merge_states(states, plan.blueprint, matchings, epsilon)
+        model = deepcopy(plan.models[0]).eval()
+        model.load_state_dict(state)
+        return Merged(model, state, dict(matchings), told, plan.blueprint, None)
+    merged = merge_states([network.state_dict() for network in plan.networks], plan.blueprint, matchings, epsilon)
+    trunk = deepcopy(plan.networks[0])
+    trunk.load_state_dict(merged)
+    heads = [split_at(trace(deepcopy(model).eval()), plan.cut.node)[1] for model in plan.models]
+    assert plan.leaving is not None
+    index = torch.stack(
+        [_gather(plan.leaving.parts, plan.blueprint, matchings, model) for model in range(len(plan.models))]
+    )
+    state = merge_states(states, plan.behind, matchings) | merged if _alike(states) else dict(merged)
+    model = MultiHead(trunk, heads, index, plan.leaving.dim).eval()
+    return Merged(model, state, dict(matchings), told, plan.blueprint, plan.cut)
+
+
+def _alike(states: Sequence[Mapping[str, Tensor]]) -> bool:
+    shapes = [{key: value.shape for key, value in state.items()} for state in states]
+    return all(one == shapes[0] for one in shapes)
+
+
+def _readers(graph: torch.fx.GraphModule, example: Tensor, leaving: Features) -> Blueprint:
+    """The weights anywhere in a network that read what passes a cut, where the whole of it can be followed."""
+    try:
+        whole = blueprint_of(graph, example)
+    except BadInput:
+        return Blueprint({}, {})
+    passing = {part.space for part in leaving.parts}
+    rules = {
+        key: Rule(tuple(axis for axis in rule.axes if not axis.writes), rule.groups)
+        for key, rule in whole.rules.items()
+        if any(not axis.writes and passing & {part.space for part in axis.parts} for axis in rule.axes)
+    }
+    return Blueprint(whole.spaces, rules)
+
+
+def _gather(parts: Sequence[Part], blueprint: Blueprint, matchings: Mapping[str, Matching], model: int) -> Tensor:
+    """Which merged feature each feature of a model is, along an axis made of `parts`."""
+    rows, start = [], 0
+    for part in parts:
+        size = blueprint.spaces[part.space].size
+        groups = matchings[part.space].groups[model] if part.space in matchings else np.arange(size)
+        places = groups[:, None] * part.repeat + np.arange(part.repeat)
+        rows.append(start + places.reshape(-1))
+        start += size * part.repeat
+    return torch.from_numpy(np.concatenate(rows))
+
+
+def match_spaces(
+    blueprint: Blueprint,
+    correlations: Mapping[str, Floats],
+    models: int,
+    matcher: Matcher,
+    normed: str = PERMUTE,
+) -> dict[str, Matching]:
+    """A matching of each space, within its limits.
+
+    Args:
+        correlations: by space, (N F, N F).
+        models: N.
+        matcher: what merges freely, such as a partial of `zip_features`.
+        normed: "permute" permutes where layer norms are, "zip" lets `matcher` do there, too.
+    """
+    moves = _block_moves(blueprint, correlations, models)
+    found = {}
+    for name, space in blueprint.spaces.items():
+        if name in correlations:
+            inside = _within(space, matcher, normed)
+            found[name] = _in_blocks(correlations[name], models, space, moves.get(name), inside)
+    return found
+
+
+def _within(space: Space, matcher: Matcher, normed: str) -> Matcher:
+    """What may happen to the features of one block."""
+    if space.kind == BLOCKS:
+        return average_features
+    if space.kind == PERMUTE or (space.normed and normed == PERMUTE):
+        return MATCHERS["permute"] if matcher is not average_features else matcher
+    return matcher
+
+
+def _block_moves(blueprint: Blueprint, correlations: Mapping[str, Floats], models: int) -> dict[str, np.ndarray]:
+    """For each space with blocks (N, blocks): the block of each model that goes to the first's; families agree."""
+    from scipy.optimize import linear_sum_assignment
+
+    families: dict[str, list[str]] = {}
+    for name, space in blueprint.spaces.items():
+        if space.blocks > 1 and name in correlations:
+            families.setdefault(space.family or name, []).append(name)
+    found: dict[str, np.ndarray] = {}
+    for names in families.values():
+        blocks = blueprint.spaces[names[0]].blocks
+        order = [np.arange(blocks)]
+        for model in range(1, models):
+            alike = sum(
+                (block_likeness(correlations[name], blueprint.spaces[name], model) for name in names),
+                start=np.zeros((blocks, blocks)),
+            )
+            order.append(linear_sum_assignment(alike, maximize=True)[1])
+        found |= dict.fromkeys(names, np.stack(order))
+    return found
+
+
+def block_likeness(correlation: Floats, space: Space, model: int) -> np.ndarray:
+    """(blocks, blocks) how well each block of the first model and each of another fit, their features permuted."""
+    from scipy.optimize import linear_sum_assignment
+
+    size, count = space.size // space.blocks, space.size
+    between = correlation[:count, model * count : (model + 1) * count]
+    tiles = between.reshape(space.blocks, size, space.blocks, size).swapaxes(1, 2)
+    found = np.zeros((space.blocks, space.blocks))
+    for first in range(space.blocks):
+        for second in range(space.blocks):
+            tile = tiles[first, second]
+            chosen = linear_sum_assignment(tile, maximize=True) if space.kind != BLOCKS else np.diag_indices(size)
+            found[first, second] = tile[chosen].sum()
+    return found
+
+
+def _in_blocks(correlation: Floats, models: int, space: Space, moves: np.ndarray | None, inside: Matcher) -> Matching:
+    """A matching of each block by itself, put together."""
+    if moves is None:
+        return inside(correlation, models)
+    size = space.size // space.blocks
+    groups = np.empty((models, space.size), np.int64)
+    for block in range(space.blocks):
+        own = moves[:, block, None] * size + np.arange(size)  # features of each model that belong to this block
+        rows = (own + np.arange(models)[:, None] * space.size).reshape(-1)
+        matched = inside(correlation[np.ix_(rows, rows)], models)
+        for model in range(models):
+            groups[model, own[model]] = block * size + matched.groups[model]
+    return Matching(groups, space.size)
+
+
+def _check_states(models: Sequence[nn.Module]) -> None:
+    """Raises BadInput for the first weight that differs in shape."""
+    first = models[0].state_dict()
+    for number, model in enumerate(models[1:], 2):
+        other = model.state_dict()
+        for key in [*first, *other]:
+            shapes = [tuple(state[key].shape) if key in state else None for state in (first, other)]
+            if shapes[0] != shapes[1]:
+                told = " and ".join("nothing" if shape is None else str(shape) for shape in shapes)
+                raise BadInput(
+                    f"models to merge must be of one architecture; {key} of the first and of model {number} are "
+                    f"{told}. Where only the last layer differs, stop=1.0 leaves it to each model."
+                )
+
+
+def _check_graphs(graphs: Sequence[torch.fx.GraphModule]) -> None:
+    """Raises BadInput for the first operation that differs."""
+    first = list(graphs[0].graph.nodes)
+    for number, graph in enumerate(graphs[1:], 2):
+        other = list(graph.graph.nodes)
+        for mine, theirs in zip(first, other, strict=False):
+            if _signature(mine) != _signature(theirs):
+                raise BadInput(
+                    f"models to merge must be of one architecture; they differ at {mine.name} ({mine.target}) of the "
+                    f"first, which is {theirs.name} ({theirs.target}) in model {number}."
+                )
+        if len(first) != len(other):
+            longer = first if len(first) > len(other) else other
+            extra = longer[min(len(first), len(other)) - 1]
+            raise BadInput(
+                f"models to merge must be of one architecture; model {number} has {len(other)} operations and the "
+                f"first {len(first)}, from {extra.name} on."
+            )
+
+
+def _signature(node: torch.fx.Node) -> tuple[Any, ...]:
+    return node.op, str(node.target), tuple(one.name for one in node.all_input_nodes)

@@ -58,6 +58,12 @@ def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
         ("sgqa", {"question": None}, "row 1: question must be str; it is missing"),
         ("rtloc", {"total_frames": 0}, "total_frames must be 1 or more; got 0"),
         ("rtloc", {"end_frame": 1}, "end_frame must not lie before start_frame; got 10 to 1"),
+        ("rtloc", {"end_frame": 41}, "row 1: end_frame must be at most total_frames, 40; got 41"),
+        (
+            "rdcap",
+            {"dense_captions": [{"start_frame": 0, "end_frame": 90, "caption": "runs"}]},
+            "row 1, caption 0: end_frame must be at most total_frames, 40; got 90",
+        ),
         ("rcap", {"start_frame": "x"}, "start_frame must be int; it is str, 'x'"),
         ("rdcap", {"dense_captions": []}, "dense_captions must not be empty"),
         ("rdcap", {"dense_captions": ["runs"]}, "row 1: dense_captions must hold objects; number 0 is str"),

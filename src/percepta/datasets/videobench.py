@@ -181,7 +181,9 @@ def row_of(task: str, record: Mapping[str, Any], where: str = "a row") -> Row:
             inner = _Fields(part, f"{where}, caption {number}" if task == "rdcap" else where)
             start, end = inner.number("start_frame"), inner.number("end_frame")
             if end < start:
-                raise BadMedia(f"{where}: end_frame must not lie before start_frame; got {start} to {end}.")
+                raise BadMedia(f"{inner.where}: end_frame must not lie before start_frame; got {start} to {end}.")
+            if end > total:
+                raise BadMedia(f"{inner.where}: end_frame must be at most total_frames, {total}; got {end}.")
             stretches.append(Stretch(start, end, inner.text("caption")))
         masklet = fields.number("masklet_id")
         return Row(task, uid, fields.text("video"), masklet=masklet, total_frames=total, stretches=tuple(stretches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from percepta.tasks.evaluating.table import PROTOCOLS
 from percepta.tasks.evaluating.videobench import videobench_protocol
 from percepta.tasks.judges import read_lines
 from tests.datasets.videobench_on_disk import RECORDS, write_bench
+from tests.tasks import tiny_plm
 
 RIGHT: Mapping[str, str] = {
     "option": "(B) right",
@@ -119,6 +121,70 @@ def test_rows_without_videos_are_left_out_and_named(tmp_path: Path) -> None:
     (found,) = evaluate("videobench", Answers(), data=data, settings={"tasks": ["rtloc"]})
     assert "the video other.mp4 is not in" in found.failures[0].reason
     assert found.protocol.settings["judge"] == "none"
+
+
+def test_rows_that_a_model_cannot_take_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny model of 300 tokens, with a byte a token: prompts of regions leave no room for an answer."""
+    config = tiny_plm.config()
+    monkeypatch.setattr(tiny_plm, "config", lambda: replace(config, text=replace(config.text, max_length=300)))
+    data = write_bench(tmp_path / "data")
+    places = {"data": data, "run": tmp_path / "run"}
+    (found,) = evaluate("videobench", tiny_plm.model(), data=places, settings={"tasks": ["fgqa", "rtloc", "rdcap"]})
+    assert [one.reason.split(" is left out: ")[0] for one in found.failures] == ["rtloc 5", "rtloc 6", "rdcap 7"]
+    assert all("plm-tiny-test holds 300" in one.reason for one in found.failures)
+    assert found.details["rows the model cannot take"] == 3
+    assert len(read_lines(tmp_path / "run" / "predictions.fgqa.jsonl")) == 3
+    with pytest.raises(BadInput, match=r"no row of rdcap could be used: rdcap 7 is left out: .* holds 300"):
+        list(evaluate("videobench", tiny_plm.model(), data=data, settings={"tasks": ["rdcap"]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("scenes-answers", {"count": 2, "clips": 1, "size": 32, "frames": 8}),
+        ("scenes-videobench", {"count": 2, "size": 32, "frames": 8}),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_generated_worlds_go_on_where_a_run_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, settings: dict[str, Any], together: bool
+) -> None:
+    for module, few in (("scenes_videobench", "USUAL_CLIPS"), ("scenes_answers", "USUAL_WORLDS")):
+        monkeypatch.setattr(f"percepta.evaluation.{module}.{few}", 2)
+    monkeypatch.setattr("percepta.tasks.evaluating.answers.QUESTIONS", 4)
+
+    class Says:
+        name = "says"
+
+        def __init__(self, lives: int = 10_000) -> None:
+            self.lives, self.asked = lives, 0
+
+        def __call__(self, frames: Any, prompt: str) -> str:
+            if self.asked == self.lives:
+                raise KeyboardInterrupt
+            self.asked += 1
+            return f"{prompt[:9]} {int(frames.sum()) % 7}"
+
+    class SaysMany(Says):
+        def many(self, asked: Sequence[Asked]) -> list[str]:
+            return [self(one.frames, one.prompt) for one in asked]
+
+    kind = SaysMany if together else Says
+    (whole,) = evaluate(name, kind(), settings=settings, batch_size=4)
+    first, second, third = kind(18), kind(), kind()
+    places = {"run": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        list(evaluate(name, first, data=places, settings=settings, batch_size=4))
+    (found,) = evaluate(name, second, data=places, settings=settings, batch_size=4)
+    assert found.to_dict() == whole.to_dict()
+    kept = read_lines(tmp_path / "predictions.jsonl")
+    asked_again = 0 if not together else 18 - (len(kept) - second.asked)  # of a batch that was not whole
+    assert 18 + second.asked - asked_again == len(kept) > 36
+    assert asked_again < 16
+    (again,) = evaluate(name, third, data=places, settings=settings, batch_size=4)
+    assert (third.asked, again.to_dict()) == (0, whole.to_dict())
+    with pytest.raises(BadInput, match="holds a run with another protocol"):
+        list(evaluate(name, third, data=places, settings={**settings, "count": 1}))
 
 
 @pytest.mark.parametrize(

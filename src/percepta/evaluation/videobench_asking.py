@@ -32,7 +32,11 @@ class Asked:
 
 
 class AnswersMany(Protocol):
-    """A model that answers several questions together."""
+    """A model that answers several questions together.
+
+    It may also have `refusal(asked) -> str`: why a question cannot be asked, "" where it can; PLM-VideoBench then
+    leaves the row out.
+    """
 
     def many(self, asked: Sequence[Asked]) -> list[str]:
         """One answer a question."""

@@ -63,7 +63,7 @@ def evaluate(
             (frames, prompt) → text.
         weights: a file or folder for the model's name, in any layout of its family.
         data: where the data of protocols lie that need some; {"data": ..., "train": ...} where the training part lies
-            elsewhere; {"run": ...}, a folder in which videobench keeps its stages and goes on.
+            elsewhere; {"run": ...}, a folder in which a protocol of models that answer keeps the answers, and goes on.
         batch_size: pictures, frames or texts at once, 1 or more; 64, of questions about videos 4.
         progress: makes the Progress of a piece of work from its name, such as the class itself; None keeps silent.
         settings: of the protocols given by name, to be replaced: such as {"layers": [3, -1]}. Each must be a setting

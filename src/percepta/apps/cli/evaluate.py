@@ -51,9 +51,7 @@ Judged = Annotated[
     str | None,
     typer.Option("--judge", metavar="NAME", help="Of videobench: exact, overlap, local:MODEL, or URL#MODEL."),
 ]
-Kept = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="Where videobench keeps its stages, and goes on from.")
-]
+Kept = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Where answers are kept, and gone on from.")]
 Other = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as k=5 or pooling=class."),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from percepta.errors import BadInput
 from percepta.evaluation.videobench_asking import Asked
 from percepta.tasks.asking import Drawing, View
 from percepta.tasks.asking_media import Looking, Seen
@@ -38,7 +39,7 @@ class SpeakerAnswers:
             return []
         pixels = [self._pixels(group[0]) for group in groups]
         features = self.speaker.encode(torch.cat(pixels), self.chunk_tokens).split([len(part) for part in pixels])
-        seen = [Seen("", "video", len(part), chunk_tokens=self.chunk_tokens) for part in pixels]
+        seen = [self._seen(group[0]) for group in groups]
         places = [(number, one) for number, group in enumerate(groups) for one in group]
         limits = [self._limit(seen[number], one) for number, one in places]
         said = [""] * len(places)
@@ -55,6 +56,17 @@ class SpeakerAnswers:
             for row, answer in zip(rows, (one for own in answers for one in own), strict=True):
                 said[row] = answer.said
         return said
+
+    def refusal(self, one: Asked) -> str:
+        """Why a question cannot be asked, such as a prompt that leaves no room for an answer; "" where it can."""
+        try:
+            self._limit(self._seen(one), one)
+        except BadInput as error:
+            return str(error)
+        return ""
+
+    def _seen(self, one: Asked) -> Seen:
+        return Seen("", "video", len(one.frames), chunk_tokens=self.chunk_tokens)
 
     def _pixels(self, one: Asked) -> Tensor:
         frames = list(one.frames)

@@ -30,7 +30,8 @@ from percepta.evaluation.videobench_prompts import MAX_NEW_TOKENS, texts_of
 from percepta.evaluation.videobench_reading import OPTION_RULES
 from percepta.media import VideoReader
 from percepta.running.progress import Progress
-from percepta.tasks.evaluating.videobench_stages import Run, kept_samples, write_whole
+from percepta.tasks.evaluating.kept_answers import recalling, write_whole
+from percepta.tasks.evaluating.videobench_stages import Run, kept_samples
 from percepta.tasks.judges import judge_of
 
 NANO = "plm-nano"
@@ -196,9 +197,10 @@ def _watched(progress: Watch, what: str) -> Progress:
 
 
 def run_scenes_videobench(
-    protocol: Protocol, answers: Any, _: str, __: Mapping[str, Path], batch_size: int, progress: Watch
+    protocol: Protocol, answers: Any, name: str, data: Mapping[str, Path], batch_size: int, progress: Watch
 ) -> Evaluation:
-    """The twin on generated clips."""
+    """The twin on generated clips; what a folder holds already is not asked again."""
+    answers = recalling(answers, name, protocol, data.get("run"))
     with _watched(progress, "scenes-videobench") as told:
         told.start(None)
         return evaluate_scenes_videobench(answers, protocol, max(batch_size, 16), told.advance, KEPT)

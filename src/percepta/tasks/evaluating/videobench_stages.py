@@ -2,8 +2,8 @@
 
 Order of this file: the run and its folder, prepare, predict, judge, score.
 Unusual: every answer is written as it is made, with a hash of what was asked, and is asked again only if that changes.
-Of a video the sampled frames alone are decoded, one batch at a time. A row whose video is missing or broken is left out
-of the figures, named, and tried again by the next run.
+Of a video the sampled frames alone are decoded, one batch at a time. A row whose video is missing or broken, or whose
+prompt is longer than the model takes, is left out of the figures, named, and tried again by the next run.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from percepta.evaluation.videobench_prompts import (
 from percepta.evaluation.videobench_reading import parse_segments
 from percepta.media import VideoReader
 from percepta.results import Failure
-from percepta.tasks.judges import Judge, Remembering, append_line, ask_all, read_lines
+from percepta.tasks.evaluating.kept_answers import KeptAnswers, claim, write_whole
+from percepta.tasks.judges import Judge, Remembering, ask_all
 
-SCHEMA = 1
 Told = Callable[[int], None]
 
 
@@ -101,21 +101,7 @@ class Run:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        mine = {"schema": SCHEMA, "protocol": self.protocol.to_dict(), "model": self.model}
-        path = self.folder / "run.json"
-        if path.is_file():
-            try:
-                known = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                known = {}
-            differs = [name for name, value in mine.items() if known.get(name) != value]
-            if differs:
-                raise BadInput(
-                    f"{self.folder} holds a run with another {' and '.join(differs)}; choose another folder with run "
-                    "(on the command line --run), or remove it."
-                )
-        else:
-            write_whole(path, json.dumps(mine, indent=2) + "\n")
+        claim(self.folder, self.protocol, self.model)
 
     @property
     def frames(self) -> int:
@@ -158,25 +144,23 @@ class Run:
         if not items:
             return {}
         task = items[0].row.task
-        path = self.file("predictions", task)
-        known = {record["uid"]: record for record in read_lines(path)}
-        said = {
-            one.row.uid: str(known[one.row.uid]["prediction"])
-            for one in items
-            if one.row.uid in known and known[one.row.uid]["key"] == one.key
-        }
+        kept = KeptAnswers(self.file("predictions", task))
+        known = {one.row.uid: kept.get(one.row.uid, one.key) for one in items}
+        said = {uid: words for uid, words in known.items() if words is not None}
         if told is not None:
             told(len(said))
         asked_about: deque[Prepared] = deque()
         left = sorted((one for one in items if one.row.uid not in said), key=lambda one: one.video)
-        asked = self._asked(left, asked_about)
+        asked = self._asked(left, asked_about, getattr(model, "refusal", None))
         for words in in_batches(model, asked, batch_size, told):
             one = asked_about.popleft()
-            append_line(path, {"uid": one.row.uid, "key": one.key, "prediction": words})
+            kept.keep(one.row.uid, one.key, words)
             said[one.row.uid] = words
         return said
 
-    def _asked(self, items: Sequence[Prepared], asked_about: deque[Prepared]) -> Iterator[Asked]:
+    def _asked(
+        self, items: Sequence[Prepared], asked_about: deque[Prepared], refusal: Callable[[Asked], str] | None
+    ) -> Iterator[Asked]:
         limit = MAX_NEW_TOKENS[self.texts.variant]
         last: tuple[Path, str] | None = None
         for one in items:
@@ -192,8 +176,13 @@ class Run:
                 last = None
                 self._leave_out(one.row, str(error).rstrip("."))
                 continue
+            asked = Asked(frames, one.prompt, limit[one.row.task], as_video=one.row.task == "fgqa")
+            if why := "" if refusal is None else refusal(asked):
+                self.notes["rows the model cannot take"] = self.notes.get("rows the model cannot take", 0) + 1
+                self._leave_out(one.row, why.rstrip("."))
+                continue
             asked_about.append(one)
-            yield Asked(frames, one.prompt, limit[one.row.task], as_video=one.row.task == "fgqa")
+            yield asked
 
     def _decoded(self, one: Prepared) -> tuple[Mapping[int, Any], int]:
         """The sampled frames, and how many there are at 6 frames a second."""
@@ -272,11 +261,3 @@ def fingerprint_of(rows: Sequence[Row]) -> str:
     """12 hex digits of all rows, in any order."""
     lines = sorted(json.dumps(asdict(row), sort_keys=True) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file that appears when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="surrogatepass")
-    partial.replace(path)

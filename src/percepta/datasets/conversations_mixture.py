@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -274,6 +274,26 @@ class Losses:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.seen, self.by_source, self.first = state["seen"], dict(state["by_source"]), state["first"]
+
+
+def joined_losses(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The states of `Losses` of several readers as one that has seen what they have together."""
+    by_source: dict[str, int] = {}
+    for state in states:
+        for name, count in state["by_source"].items():
+            by_source[name] = by_source.get(name, 0) + count
+    first = next((state["first"] for state in states if state["first"]), "")
+    return {"seen": sum(state["seen"] for state in states), "by_source": by_source, "first": first}
+
+
+def share_of_losses(state: Mapping[str, Any], reader: int, readers: int) -> dict[str, Any]:
+    """What one of several readers goes on from; the shares of all have seen what the state has, each about as much."""
+
+    def share(count: int) -> int:
+        return count // readers + (reader < count % readers)
+
+    by_source = {name: share(count) for name, count in state["by_source"].items()}
+    return {"seen": share(state["seen"]), "by_source": by_source, "first": state["first"]}
 
 
 def chunks_of(row: Conversation, prepare: Any) -> Any:

@@ -14,12 +14,13 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from percepta.datasets.conversations_mixture import share_of_losses
 from percepta.errors import BadInput, PerceptaError
 from percepta.training.annotated_sources import ANNOTATED_SOURCES
 from percepta.training.data_recipe import AugmentRecipe, DataRecipe
@@ -31,11 +32,18 @@ OPENED = {**SOURCES, **ANNOTATED_SOURCES, **QUESTION_SOURCES}
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Samples of update number `step` (from 0): all of them, or the share of one process and one pass of several."""
+    """Samples of update number `step` (from 0): all of them, or the share of one process and one pass of several.
+
+    Attributes:
+        parts: of each source.
+        micro: number of the pass.
+        losses: what sources had to leave out so far, by name, as states of `Losses`.
+    """
 
     step: int
     parts: tuple[Part, ...]
     micro: int = 0
+    losses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Mixture:
@@ -50,12 +58,20 @@ class Mixture:
         seed: decides every order and every draw.
         process, processes: whose share is made, of how many.
         passes: micro-batches of a step in each process.
+        losses: what sources of all processes had left out before, as in a `Batch`; they go on counting.
     """
 
     def __init__(
-        self, recipe: DataRecipe, batch_size: int, seed: int, process: int = 0, processes: int = 1, passes: int = 1
+        self,
+        recipe: DataRecipe,
+        batch_size: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+        passes: int = 1,
+        losses: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self.recipe, self.seed = recipe, seed
+        self.recipe, self.seed, self.losses_before = recipe, seed, losses or {}
         self.process, self.processes, self.passes = process, processes, passes
         hands = processes * passes
         weights = [source.weight for source in recipe.sources.values()]
@@ -71,20 +87,28 @@ class Mixture:
     @functools.cached_property
     def sources(self) -> dict[str, Source]:
         """The sources by name; opened on first use, in the process that makes the batches."""
-        return {name: OPENED[type(source)](source, self.seed) for name, source in self.recipe.sources.items()}
+        opened = {name: OPENED[type(source)](source, self.seed) for name, source in self.recipe.sources.items()}
+        for name, before in self.losses_before.items():
+            if losses := getattr(opened.get(name), "losses", None):
+                losses.load_state_dict(share_of_losses(before, self.process, self.processes))
+        return opened
 
     def batch(self, step: int, micro: int = 0) -> Batch:
         """The batch of update number `step`, or this process's share of it in pass number `micro`."""
         hand, hands = self.process + self.processes * micro, self.processes * self.passes
         if self.alternating:
-            return Batch(step, (self._part_of(step, hand, hands),), micro)
+            return Batch(step, (self._part_of(step, hand, hands),), micro, self._losses())
         parts, before = [], 0
         for source, count in zip(self.sources.values(), self.counts, strict=True):
             rows = np.arange((hand - before) % hands, count, hands)
             before += count
             if len(rows):
                 parts.append(replace(source.part(step * count, rows), rows=rows, total=count))
-        return Batch(step, tuple(parts), micro)
+        return Batch(step, tuple(parts), micro, self._losses())
+
+    def _losses(self) -> dict[str, Mapping[str, Any]]:
+        sources = self.sources.items()
+        return {name: source.losses.state_dict() for name, source in sources if hasattr(source, "losses")}
 
     def _part_of(self, step: int, hand: int, hands: int) -> Part:
         """The samples of a batch of one source; each source's list is gone through without gaps."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from percepta.checkpoints import write_safetensors
+from percepta.datasets.conversations_mixture import joined_losses
 from percepta.errors import BadInput
 from percepta.running.loading import build, load, save
 from percepta.speedups.hydra import hydra_attention
@@ -99,7 +100,9 @@ def _train(live: _Run, resume: bool, progress: Progress | None) -> RunResult:
     recipe, ranks = live.recipe, live.ranks
     step = live.restore() if resume else live.clear()
     records = Records(recipe.folder, keep_until=step) if ranks.first else None
-    mixture = Mixture(recipe.data, recipe.batch_size, recipe.seed, ranks.rank, ranks.size, recipe.accumulate)
+    mixture = Mixture(
+        recipe.data, recipe.batch_size, recipe.seed, ranks.rank, ranks.size, recipe.accumulate, live.left_out
+    )
     source = batches(mixture, step, recipe.steps)
     with product_precision(recipe.precision), stop_flag() as stopped, source as (made, heldout):
         for batch in made:
@@ -147,6 +150,7 @@ class _Run:
         self.figures: dict[str, float | int | str] = {}
         self.losses: list[Tensor] = []
         self.passes: list[tuple[Tensor, float]] = []
+        self.left_out: Mapping[str, Mapping[str, Any]] = {}
         if recipe.accumulate > 1 and not hasattr(self.learner, "weight"):
             raise BadInput(
                 f"accumulate must be 1 for the objective {recipe.objective}, whose loss is one of the whole batch; "
@@ -171,7 +175,7 @@ class _Run:
             weight = self.learner.weight(inputs) if several else 1.0
             self.fabric.backward(losses[0] * weight if several else losses[0])
         self.passes.append((losses.detach(), float(weight)))
-        self.figures["image_size"] = size
+        self.figures["image_size"], self.left_out = size, batch.losses
 
     def update(self, step: int) -> None:
         """The end of a step: new weights of the gradients of its passes, averages."""
@@ -245,9 +249,11 @@ class _Run:
     def save(self, step: int) -> None:
         """Write the state that a later run resumes from, with whatever number of processes."""
         pending = self.ranks.mean(torch.stack(self.losses)).tolist() if self.losses else []
+        everyone = self.ranks.all(self.left_out)
         if not self.ranks.first and not self.sharded:
             return
         details = {"recipe": asdict(self.recipe), "losses": pending, "figures": dict(self.objective.figures())}
+        details["left_out"] = {name: joined_losses([own[name] for own in everyone]) for name in self.left_out}
         self.state.save(self.recipe.folder / STATE_FILE, step, details)
 
     def restore(self) -> int:
@@ -258,6 +264,7 @@ class _Run:
         header = self.state.restore(path, self._check_recipe)
         self.losses = [torch.tensor(loss, device=self.fabric.device) for loss in header.get("losses", ())]
         self.objective.resume(header.get("figures", {}))
+        self.left_out = header.get("left_out", {})
         return int(header["step"])
 
     def _check_recipe(self, header: Mapping[str, Any]) -> None:

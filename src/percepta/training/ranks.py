@@ -61,6 +61,14 @@ class Ranks:
         distributed.all_reduce(summed)
         return summed / self.size
 
+    def all(self, own: Any) -> list[Any]:
+        """What every process has, in their order; anything that can be pickled."""
+        if self.size == 1:
+            return [own]
+        everyone: list[Any] = [None] * self.size
+        distributed.all_gather_object(everyone, own)
+        return everyone
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether a flag is set in at least one process; all learn it at the same time."""
         return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag), device=device)) > 0)

@@ -30,6 +30,7 @@ import percepta
 from percepta.datasets.scenes import TEST_SEED_START, SceneConfig, fingerprint, make_clip
 from percepta.evaluation.dense_scenes import clip_parts
 from percepta.evaluation.label_propagation import on_patches, track
+from percepta.running.fingerprint import weights_hash
 from percepta.training import run
 from percepta.training.aligning_towers import start_from, tower_of
 from percepta.training.recipe import read_recipe
@@ -162,8 +163,8 @@ def of_seed(teachers: str, seed: int, given: argparse.Namespace) -> float:
     minutes = (time.perf_counter() - began) / 60
     if minutes > 0.1:
         print(f"  {out}: {result.step} steps in {minutes:.1f} minutes, {result.figures}", flush=True)
-    file = out / "model.safetensors"
-    return measured(percepta.load(file), f"{teachers}-{seed}-{file.stat().st_mtime_ns}", [-1], given)["layer -1"]
+    model = percepta.load(out / "model.safetensors")
+    return measured(model, f"{teachers}-{seed}-{weights_hash(model)}", [-1], given)["layer -1"]
 
 
 def _told(step: int, steps: int, figures: Any) -> None:

@@ -155,7 +155,7 @@ def _classes(values: NDArray[Any], classes: int | None) -> Targets:
     if classes is None:
         return Targets(CLASSES, numbers.astype(np.int64), len(present))
     if values.dtype.kind not in "biu" or int(values.max()) >= classes:
-        raise out_of_range("class numbers", present[-1], f"whole numbers from 0 to {classes - 1}", "the targets")
+        raise out_of_range("class numbers", present[-1].item(), f"whole numbers from 0 to {classes - 1}", "the targets")
     return Targets(CLASSES, values.astype(np.int64), classes)
 
 

@@ -27,6 +27,8 @@ from percepta.selection.wording import reason_of, warnings_of
 
 SCHEMA = 1
 LEVEL = 0.95
+MOST = {"%": 100.0}
+"""The largest score of a unit: draws are made by adding deviations, which may go beyond."""
 PRIOR_WEIGHT = 0.3  # layers / 50 has this deviation over the four architectures of PARC's bank
 
 
@@ -213,7 +215,7 @@ def rank(
     static = static_priors(candidates)
     prior = next((name for name in ("parameters", "depth") if name in static and prior_weight), "")
     added = prior_weight * z_scores(static[prior]) if prior else np.zeros(len(candidates))
-    made = _Made(tuple(candidates), tuple(one.name for one in chosen), whole, draws, static, added)
+    made = _Made(tuple(candidates), tuple(chosen), whole, draws, static, added)
     return _ranking(made, known, prior, prior_weight if prior else 0.0, seed)
 
 
@@ -232,7 +234,7 @@ class _Made:
     """M candidates under E estimators, on the whole probe and on R draws of it."""
 
     names: tuple[str, ...]
-    estimators: tuple[str, ...]
+    estimators: tuple[Estimator, ...]
     whole: Matrix
     draws: Matrix
     static: Mapping[str, Matrix]
@@ -285,7 +287,8 @@ def _ranking(made: _Made, targets: Targets, prior: str, prior_weight: float, see
     total, drawn = made.votes(made.whole) + made.added, made.votes(made.draws) + made.added
     ensemble = _standings(total, drawn)
     by_estimator = {
-        name: _standings(made.whole[:, column], made.draws[:, :, column]) for column, name in enumerate(made.estimators)
+        one.name: _standings(made.whole[:, column], made.draws[:, :, column], MOST.get(one.unit, math.inf))
+        for column, one in enumerate(made.estimators)
     }
     ranks = {name: _ranks(values) for name, values in made.static.items()}
     best = _best_shares(drawn)
@@ -308,7 +311,7 @@ def _ranking(made: _Made, targets: Targets, prior: str, prior_weight: float, see
         kind=targets.kind,
         samples=len(targets),
         classes=len(np.unique(targets.numbers)) if targets.kind == CLASSES else targets.width,
-        estimators=made.estimators,
+        estimators=tuple(by_estimator),
         prior=prior,
         prior_weight=prior_weight,
         resamples=len(drawn),
@@ -317,13 +320,14 @@ def _ranking(made: _Made, targets: Targets, prior: str, prior_weight: float, see
         agreement=agreement,
         tied=tied,
         recommendation=rows[0].name,
-        reason=reason_of(rows[0].name, ensemble[order[0]].score, ensemble[order[0]].regret, made.estimators, prior),
+        reason=reason_of(rows[0].name, ensemble[order[0]].score, ensemble[order[0]].regret, tuple(by_estimator), prior),
         warnings=warnings_of(tied, reliability, agreement, len(drawn)),
     )
 
 
-def _standings(scores: Matrix, draws: Matrix) -> list[Standing]:
-    """Of (M,) scores with (R, M) draws."""
+def _standings(scores: Matrix, draws: Matrix, most: float = math.inf) -> list[Standing]:
+    """Of (M,) scores with (R, M) draws, none of which exceeds `most`."""
+    draws = np.minimum(draws, most)
     low = high = regret = np.full(len(scores), np.nan)
     if len(draws):
         low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)

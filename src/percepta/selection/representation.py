@@ -19,7 +19,7 @@ from percepta.selection.agreement import spearman
 from percepta.selection.inputs import CLASSES, MULTI_LABEL, Matrix, Rows, Targets, as_features, as_targets
 from percepta.selection.reduction import SCALED, Reduction, reduce, standardise
 
-GRID = 1e12  # distances are rounded to 1 / GRID, so that equal samples tie whatever the order of sums
+TIE = 1e-12  # distances that differ by less tie: equal samples differ by the order of sums alone
 
 
 def parc(features: Any, targets: Any, dims: int | Reduction | None = None) -> float:
@@ -44,7 +44,7 @@ def parc(features: Any, targets: Any, dims: int | Reduction | None = None) -> fl
     known = as_targets(targets)
     distances = _sample_distances(as_features(features, len(known)), dims)
     if known.kind != CLASSES:
-        return 100 * spearman(_upper(distances), _upper(_target_distances(known)))
+        return 100 * spearman(_levels(_upper(distances)), _levels(_upper(_target_distances(known))))
     area, share, pairs, spread = _one_sort(distances, known.numbers)
     # Ranks have the deviation `spread`; the correlation with a two-valued list is the difference of the two mean ranks.
     return 100 * (2 * area - 1) * pairs / 2 * np.sqrt(share * (1 - share)) / spread if spread else 0.0
@@ -87,7 +87,8 @@ def rsa(features: Any, reference: Any, dims: int | Reduction | None = None) -> f
     """
     first = as_features(features)
     second = as_features(reference, len(first), "reference features")
-    return 100 * spearman(_upper(_sample_distances(first, dims)), _upper(_sample_distances(second, dims)))
+    one, other = (_levels(_upper(_sample_distances(x, dims))) for x in (first, second))
+    return 100 * spearman(one, other)
 
 
 def dds(features: Any, reference: Any, dims: int | Reduction | None = None) -> float:
@@ -127,10 +128,16 @@ def _cosines(x: Matrix) -> Matrix:
 
 
 def _upper(distances: Matrix) -> Matrix:
-    """(n (n - 1) / 2,) the strict upper triangle, row by row, rounded to the grid."""
-    count = len(distances)
-    flat = np.concatenate([distances[row, row + 1 :] for row in range(count)])
-    return np.asarray(np.rint(flat * GRID))
+    """(n (n - 1) / 2,) the strict upper triangle, row by row."""
+    return np.concatenate([distances[row, row + 1 :] for row in range(len(distances))])
+
+
+def _levels(values: Matrix) -> Matrix:
+    """The same order, with one whole number for all values of a tie."""
+    order = np.argsort(values)
+    levels = np.empty(len(values))
+    levels[order] = np.cumsum(np.diff(values[order], prepend=values[order[0]]) > TIE)
+    return levels
 
 
 def _one_sort(distances: Matrix, labels: Rows) -> tuple[float, float, int, float]:
@@ -145,16 +152,15 @@ def _one_sort(distances: Matrix, labels: Rows) -> tuple[float, float, int, float
     everything = _upper(grouped)
     alike = np.concatenate([grouped[row, row + 1 : end] for row, end in enumerate(ends)])
     pairs, few = len(everything), len(alike)
-    everything.sort()
-    alike = np.sort(np.rint(alike * GRID))
-    below, upto = (np.searchsorted(everything, alike, side) for side in ("left", "right"))
-    ranks = float((below + upto + 1).sum()) / 2
     many = pairs - few
     if not few or not many:
         raise BadInput("PARC needs pairs of one class and pairs of different classes; got only one sort of pair.")
-    area = 1 - (ranks - few * (few + 1) / 2) / (few * many)
-    starts = np.flatnonzero(np.diff(everything, prepend=np.nan) != 0)
+    everything.sort()
+    starts = np.flatnonzero(np.diff(everything, prepend=-np.inf) > TIE)
     ties = np.diff(starts, append=pairs).astype(np.float64)
+    average = starts + (ties + 1) / 2
+    ranks = float(average[np.searchsorted(everything[starts], alike, "right") - 1].sum())
+    area = 1 - (ranks - few * (few + 1) / 2) / (few * many)
     variance = (float(pairs) ** 2 - 1 - float((ties**3 - ties).sum()) / pairs) / 12
     return area, many / pairs, pairs, float(np.sqrt(max(variance, 0.0)))
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from percepta.apps import demo_answers
 from percepta.apps.report import Page
+from percepta.datasets import scenes
+from percepta.datasets.scenes.happenings import make_question_clip
+from percepta.datasets.scenes.questions import clip_questions
 from percepta.models.perception_lm import Generated
 from percepta.tasks.asking import Speaker
 from tests.apps.test_report import read, words
@@ -80,3 +84,20 @@ def test_what_counts_as_right() -> None:
     assert demo_answers.overlap((0, 2), (1, 3)) == pytest.approx(1 / 3)
     assert demo_answers.overlap((0, 1), (2, 3)) == 0
     assert demo_answers.overlap((1, 1), (1, 1)) == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_a_clip_is_told_as_it_is_shown(tmp_path: Path) -> None:
+    """The first clip runs backwards; what is drawn larger for the page is the same world."""
+    config, large = scenes.SceneConfig(demo_answers.SIDE), scenes.SceneConfig(demo_answers.SHOT)
+    (seed,) = scenes.distinct_clips(count=1, config=config).tolist()
+    clip, shown = (make_question_clip(seed, size, demo_answers.FRAMES) for size in (config, large))
+    for one, other in zip(clip.tracks, shown.tracks, strict=True):
+        assert one.object == other.object
+        np.testing.assert_allclose(one.centres, other.centres)
+    page = Page("x")
+    demo_answers.answer_questions(page, tmp_path, tiny_plm.model())
+    page.write(tmp_path / "report.html")
+    caption = next(one.answer for one in clip_questions(clip, seed) if one.kind == "caption")
+    assert f"clip-01.mp4: {caption}" in words(read(tmp_path / "report.html"))
+    assert caption != clip.caption

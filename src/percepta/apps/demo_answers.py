@@ -1,7 +1,8 @@
 """The chapter of the demonstration that asks: questions about generated pictures and a clip, with the frames of it.
 
 Unusual: questions and right answers come from the grammar of the scenes, of test seeds, all that it asks of the first
-worlds; none is picked by hand, and what is answered wrong stays on the page.
+worlds; none is picked by hand, and what is answered wrong stays on the page. The page draws the worlds larger than the
+model sees them.
 """
 
 from __future__ import annotations
@@ -77,13 +78,14 @@ def _pictures(page: Page, speaker: Speaker, bar: Any) -> list[bool]:
         answers = _ask(speaker, scene.picture, questions)
         found = [Asked(one, one.answer, None, said) for one, said in zip(questions, answers, strict=True)]
         right += [one.right for one in found]
-        figure = layer_figure(_large(Image.fromarray(scene.picture)), "what was asked about")
+        large = scenes.make_scene(seed, scenes.SceneConfig(SHOT))
+        figure = layer_figure(Image.fromarray(large.picture), "what was asked about")
         parts += [layers_row("a picture", [figure]), _told(found)]
         bar.advance()
     page.section(
         f"Asked about pictures: {sum(right)} of {len(right)} right",
         f"Every question that the grammar of the scenes asks of {plural(SCENES, 'picture')}, and what {speaker.name} "
-        "answers. An answer is right where it is word for word the true one.",
+        "answers; it sees them with {SIDE} pixels a side. An answer is right where it is word for word the true one.",
         *parts,
     )
     return right
@@ -108,15 +110,16 @@ def _clips(page: Page, speaker: Speaker, folder: Path, bar: Any) -> list[bool]:
         ]
         right += [one.right for one in found]
         figures = [
-            layer_figure(_large(Image.fromarray(frame)), f"{place / RATE:.1f} s")
-            for place, frame in enumerate(clip.frames)
+            layer_figure(Image.fromarray(frame), f"{place / RATE:.1f} s")
+            for place, frame in enumerate(make_question_clip(seed, scenes.SceneConfig(SHOT), FRAMES).frames)
         ]
-        parts += [layers_row(f"{video.name}: {clip.caption}", figures), _told(found)]
+        parts += [layers_row(f"{video.name}: {_happening(questions)}", figures), _told(found)]
         bar.advance()
     page.section(
         f"Asked about clips: {sum(right)} of {len(right)} right",
-        f"Each clip is shown to the model as {FRAMES} frames; the intervals that it names in frames stand here in "
-        f"seconds. An interval is right where it overlaps the true one by {100 * OVERLAP:.0f} % or more.",
+        f"Each clip is shown to the model as {FRAMES} frames of {SIDE} pixels a side; the intervals that it names in "
+        f"frames stand here in seconds. An interval is right where it overlaps the true one by {100 * OVERLAP:.0f} % "
+        "or more.",
         *parts,
     )
     return right
@@ -151,5 +154,6 @@ def overlap(first: tuple[float, float], second: tuple[float, float]) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def _large(picture: Image.Image) -> Image.Image:
-    return picture.resize((SHOT, SHOT * picture.height // picture.width), Image.Resampling.NEAREST)
+def _happening(questions: Sequence[Question]) -> str:
+    """What happens in a clip as it is shown; the caption of its world is of one that never runs backwards."""
+    return next((one.answer for one in questions if one.kind == "caption"), "a clip")

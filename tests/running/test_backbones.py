@@ -84,9 +84,11 @@ def test_a_model_that_merges_gives_what_its_intermediates_give() -> None:
 def test_what_is_known_of_a_model() -> None:
     found = open_backbone("pe-core-nano", random_weights=True)
     shape = TowerAdapter(found.model.vision).shape()
-    assert abs(found.macs / shape.total([0] * 6) - 1) < 0.002
+    assert abs(found.macs() / shape.total([0] * 6) - 1) < 0.002
     assert found.parameters == sum(part.numel() for part in found.model.vision.parameters())
     assert found.depth == 4 * 6 + 1
+    prepared = open_backbone("pe-core-nano")
+    assert prepared.macs() == found.macs()
     assert open_backbone("torchvision/resnet18", random_weights=True).depth == 18
     assert open_backbone("torchvision/densenet121", random_weights=True).depth == 121
 

@@ -167,7 +167,7 @@ class _Seen:
         layer = backbone.layers.index(name) if name in backbone.layers else None
         vectors = self.vectors[name]
         depth = len(backbone.layers) + 1 if layer is None else layer + 1
-        option = Option(name, vectors.shape[1], backbone.parameters, depth, backbone.macs, layer, backbone.usage(name))
+        option = Option(name, vectors.shape[1], backbone.parameters, depth, None, layer, backbone.usage(name))
         return _Seen(option, {OUTPUT: vectors}, self.rows, self.failures)
 
 
@@ -200,7 +200,7 @@ class _Probe:
             vectors[OUTPUT].shape[1],
             backbone.parameters,
             backbone.depth,
-            backbone.macs,
+            None if layers else backbone.macs(),
             None,
             backbone.usage(OUTPUT),
         )

@@ -246,8 +246,8 @@ def _conclude(console: Any, found: Any) -> None:
     for line in (*ranking.warnings, *found.beside):
         console.print(f"! {line}" if line in ranking.warnings else f"  {line}", soft_wrap=True)
     units = (
-        f"score and regret in deviations between {found.what}; regret: what taking that row loses in the mean; best in: "
-        "share of draws in which it is the best; then each score in its own unit."
+        f"score and regret in deviations between {found.what}; regret: what taking that row loses in the mean; "
+        "best in: share of draws in which it is the best; then each score in its own unit."
     )
     for line in (*found.notes, units):
         console.print(line, style="dim", soft_wrap=True)

@@ -15,7 +15,7 @@ from percepta import __version__
 from percepta.media import Source
 from percepta.running.fingerprint import weights_hash
 from percepta.running.modes import evaluating
-from percepta.running.preparing import precision_of
+from percepta.running.preparing import is_prepared, precision_of, prepare, unprepare
 
 OUTPUT, PROBABILITIES = "output", "probabilities"
 SCHEMA = 1
@@ -37,7 +37,7 @@ class Backbone:
         encode: (pictures (B, 3, H, W), whether layers are wanted) → vectors by name; see `vectors`.
         parameters: of the whole model as it is used.
         depth: weighted layers one behind the other, as convolutional networks are named by (ResNet-50: 50).
-        macs: multiply-adds for one picture.
+        size: of a prepared picture, (3, H, W); `forward` is the model's own.
         recipe: what features depend on beside weights: preprocessing and versions, in words.
         usage: the name of a layer, or "output", to the line of code that gives its features.
     """
@@ -49,7 +49,8 @@ class Backbone:
     encode: Encode
     parameters: int
     depth: int
-    macs: int
+    size: tuple[int, ...]
+    forward: Callable[[Tensor], Any]
     recipe: str
     usage: Callable[[str], str]
 
@@ -67,6 +68,19 @@ class Backbone:
         with evaluating(self.model), torch.no_grad():  # ordinary tensors, which may be trained on
             found = self.encode(pictures.to(place.device, place.dtype), layers)
         return {name: values.float().cpu() for name, values in found.items()}
+
+    def macs(self) -> int:
+        """Multiply-adds for one picture: of products, convolutions and attentions. It runs the model once."""
+        place, precision = next(self.model.parameters()), precision_of(self.model)
+        picture = torch.zeros(1, *self.size, device=place.device, dtype=place.dtype)
+        prepared = is_prepared(self.model)
+        unprepare(self.model)  # packed products are not counted
+        try:
+            with evaluating(self.model):
+                return _multiply_adds(lambda: self.forward(picture))
+        finally:
+            if prepared:
+                prepare(self.model, precision)
 
     def key(self, layers: bool) -> str:
         """24 hex digits of all that the vectors depend on beside the pictures: weights, precision, preprocessing,
@@ -150,8 +164,7 @@ def weighted_depth(model: nn.Module, blocks: int = 0) -> int:
 
 
 @torch.no_grad()
-def multiply_adds(model: nn.Module, run: Callable[[], Any]) -> int:
-    """Multiply-adds of the products, convolutions and attentions in one call that runs the model."""
+def _multiply_adds(run: Callable[[], Any]) -> int:
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count  # seconds to import
 
     def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -159,6 +172,6 @@ def multiply_adds(model: nn.Module, run: Callable[[], Any]) -> int:
 
     attention._get_raw = True  # type: ignore[attr-defined] # tensors instead of shapes
     on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}  # which the counter leaves out
-    with evaluating(model), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         run()
     return counter.get_total_flops() // 2

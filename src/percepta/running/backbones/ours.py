@@ -17,7 +17,6 @@ from percepta.running.backbones.backbone import (
     PROBABILITIES,
     Backbone,
     averaged,
-    multiply_adds,
     parameters_of,
     seeded,
     tapped,
@@ -84,9 +83,7 @@ def our_backbone(model: Any, name: str = "") -> Backbone:
         tensor: Tensor = model.preprocess(source.thing)
         return tensor
 
-    place = next(tower.parameters())
     side = config.image_size
-    picture = torch.zeros(1, 3, *((side, side) if isinstance(side, int) else side), device=place.device)
     return Backbone(
         name,
         model,
@@ -95,7 +92,8 @@ def our_backbone(model: Any, name: str = "") -> Backbone:
         encode,
         parameters_of(tower),
         weighted_depth(tower, config.depth),
-        multiply_adds(tower, lambda: tower(picture.to(place.dtype))),
+        (3, *((side, side) if isinstance(side, int) else side)),
+        tower,
         repr(model.preprocess),
         lambda layer: _usage(name, model, layer),
     )

@@ -6,7 +6,6 @@ import importlib.metadata
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from percepta.errors import MissingExtra, MissingWeights, UnknownModel, nearest
@@ -18,7 +17,6 @@ from percepta.running.backbones.backbone import (
     Backbone,
     averaged,
     in_order,
-    multiply_adds,
     parameters_of,
     seeded,
     weighted_depth,
@@ -86,8 +84,6 @@ def timm_backbone(model: Any, name: str = "") -> Backbone:
 
     blocks = getattr(model, "blocks", None)
     columnar = isinstance(blocks, nn.Sequential | nn.ModuleList) and len(blocks) == count and hasattr(blocks[0], "attn")
-    place = next(model.parameters())
-    picture = torch.zeros(1, *data["input_size"], device=place.device, dtype=place.dtype)
     return Backbone(
         name,
         model,
@@ -96,7 +92,8 @@ def timm_backbone(model: Any, name: str = "") -> Backbone:
         encode,
         parameters_of(model),
         weighted_depth(model, count if columnar else 0),
-        multiply_adds(model, lambda: model(picture)),
+        tuple(data["input_size"]),
+        model,
         f"timm {importlib.metadata.version('timm')}, {transform}",
         lambda layer: _usage(name, layer),
     )

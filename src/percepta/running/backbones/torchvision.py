@@ -22,7 +22,6 @@ from percepta.running.backbones.backbone import (
     Backbone,
     averaged,
     in_order,
-    multiply_adds,
     parameters_of,
     seeded,
     tapped,
@@ -96,7 +95,8 @@ def torchvision_backbone(model: Any, name: str = "", transform: Any = None) -> B
         encode,
         parameters_of(model),
         weighted_depth(model, blocks),
-        multiply_adds(model, lambda: model(picture)),
+        tuple(picture.shape[1:]),
+        model,
         f"torchvision {importlib.metadata.version('torchvision')}, {transform}",
         lambda layer: _usage(name, layer, {key: path for key, (path, _) in taps.items()}, head, blocks),
     )

@@ -17,7 +17,6 @@ from percepta.running.backbones.backbone import (
     PROBABILITIES,
     Backbone,
     averaged,
-    multiply_adds,
     parameters_of,
     seeded,
     tapped,
@@ -88,7 +87,8 @@ def transformers_backbone(model: Any, processor: Any, name: str = "") -> Backbon
         encode,
         parameters_of(model, *([] if projection is None else [projection])),
         weighted_depth(model, len(layers) if columnar else 0),
-        multiply_adds(model, lambda: model(pixel_values=picture)),
+        tuple(picture.shape[1:]),
+        lambda x: model(pixel_values=x),
         f"transformers {importlib.metadata.version('transformers')}, {processor.to_json_string()}",
         lambda layer: _usage(name, layer, head),
     )

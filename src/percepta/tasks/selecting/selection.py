@@ -21,7 +21,7 @@ class Option:
     Attributes:
         name: of the model, or of the layer.
         width: of its vectors.
-        parameters: of the model; `depth` its weighted layers; `macs` multiply-adds for one picture.
+        parameters: of the model; `depth` its weighted layers; `macs` multiply-adds for one picture, None for layers.
         layer: number of the layer, None for an output or a model.
         usage: the line of code that gives these features.
     """
@@ -30,7 +30,7 @@ class Option:
     width: int
     parameters: int
     depth: int
-    macs: int
+    macs: int | None
     layer: int | None
     usage: str
 

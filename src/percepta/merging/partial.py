@@ -27,11 +27,13 @@ class Cut:
         node: name of the operation that makes it.
         name: what to call it: the largest module that ends here, or the operation.
         share: of the layers with weights (convolutions and linear layers), those before it.
+        aliases: further names of places with the same layers before them.
     """
 
     node: str
     name: str
     share: float
+    aliases: tuple[str, ...] = ()
 
 
 def cuts_of(graph: torch.fx.GraphModule) -> list[Cut]:
@@ -44,16 +46,21 @@ def cuts_of(graph: torch.fx.GraphModule) -> list[Cut]:
     last = {node: max((order[user] for user in node.users), default=-1) for node in nodes}
     layers = [place for place, node in enumerate(nodes) if _is_layer(graph, node)]
     ends = {path: place for place, node in enumerate(nodes) for path in modules_of(node)}
-    found: dict[int, Cut] = {}
+    found: dict[int, list[tuple[str, str]]] = {}
     for place, node in enumerate(nodes[:-1]):
-        live = [one for one in nodes[: place + 1] if last[one] > place and one.op not in ("get_attr",)]
-        if live != [node] or node.op == "placeholder" or node.op == "get_attr":
-            continue
+        live = [one for one in nodes[: place + 1] if last[one] > place and one.op != "get_attr"]
         passed = sum(layer <= place for layer in layers)
-        if 0 < passed < len(layers):
+        if live == [node] and node.op != "placeholder" and 0 < passed < len(layers):
             names = [path for path in modules_of(node) if ends[path] == place]
-            found[passed] = Cut(node.name, names[0] if names else node.name, passed / max(len(layers), 1))
-    return list(found.values())
+            found.setdefault(passed, []).append((node.name, names[0] if names else ""))
+    return [_cut(places, passed / len(layers)) for passed, places in found.items()]
+
+
+def _cut(places: Sequence[tuple[str, str]], share: float) -> Cut:
+    """One cut of places, (operation, module that ends there), with the same layers before them; the last is taken."""
+    node = places[-1][0]
+    names = sorted((module for _, module in places if module), key=lambda path: path.count("."))
+    return Cut(node, names[0] if names else node, share, (*names, *(name for name, _ in places)))
 
 
 def _is_layer(graph: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
@@ -70,7 +77,7 @@ def cut_at(graph: torch.fx.GraphModule, stop: str | float) -> Cut:
         raise BadInput("this network cannot be cut in two: several tensors pass everywhere.")
     if isinstance(stop, str):
         for cut in cuts:
-            if stop in (cut.name, cut.node):
+            if stop in (cut.name, *cut.aliases):
                 return cut
         names = [cut.name for cut in cuts]
         hint = nearest(stop, names, 1)

@@ -133,7 +133,9 @@ class Walk:
             )
         for mine, theirs in zip(first, second, strict=True):
             kept, gone = self.leading(mine.space), self.leading(theirs.space)
-            if kept != gone:
+            if kept != gone:  # the one that was opened first gives the name
+                order = list(self.spaces)
+                kept, gone = sorted((kept, gone), key=order.index)
                 self._join(kept, gone, where)
 
     def _join(self, kept: str, gone: str, where: str) -> None:

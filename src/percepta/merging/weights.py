@@ -21,6 +21,7 @@ from percepta.merging.matching import (
     correlation_of,
     permute_features,
 )
+from percepta.merging.matching_spaces import match_spaces
 from percepta.merging.spaces import Axis, Blueprint, Rule, moved
 
 ROUNDS = 100
@@ -39,8 +40,6 @@ def match_by_weights(
 
     Returns: by space. Each later model is matched to the first.
     """
-    from percepta.merging.zipping import match_spaces
-
     models, random = len(states), np.random.default_rng(seed)
     names = blueprint.movable()
     found = {name: average_features(np.eye(blueprint.spaces[name].size * models), models) for name in names}
@@ -63,8 +62,6 @@ def _with_families(
     states: Sequence[Mapping[str, Tensor]], blueprint: Blueprint, found: dict[str, Matching]
 ) -> dict[str, Matching]:
     """Blocks of a family must move alike: where spaces of one disagree, all of it is matched together once more."""
-    from percepta.merging.zipping import match_spaces
-
     families: dict[str, list[str]] = {}
     for name in found:
         if blueprint.spaces[name].family:
@@ -80,12 +77,10 @@ def _with_families(
     return found
 
 
-def weight_correlations(
+def match_weight_correlations(
     states: Sequence[Mapping[str, Tensor]], blueprint: Blueprint, matcher: Matcher, normed: str
 ) -> dict[str, Matching]:
     """Matchings of all spaces by correlations of weights, each space after those that it reads."""
-    from percepta.merging.zipping import match_spaces
-
     found: dict[str, Matching] = {}
     for name in blueprint.movable():
         family = blueprint.spaces[name].family

@@ -24,19 +24,20 @@ from percepta.merging.matching import (
     BETA,
     MATCHERS,
     Floats,
-    Matcher,
     Matching,
     average_features,
     correlation_of,
     matched_correlation,
     zip_features,
 )
+from percepta.merging.matching_spaces import match_spaces
 from percepta.merging.norms import reset_norms
 from percepta.merging.partial import Cut, MultiHead, cut_at, split_at
-from percepta.merging.spaces import BLOCKS, PERMUTE, Blueprint, Part, Rule, Space, merge_states
-from percepta.merging.statistics import MEMORY, Batches, covariances, inputs_of
+from percepta.merging.spaces import PERMUTE, Blueprint, Part, Rule, merge_states
+from percepta.merging.statistics import Batches, covariances, inputs_of
 from percepta.merging.towers import blueprint_of_tower
 from percepta.merging.tracing import Features, blueprint_of, trace, traced_until
+from percepta.merging.weights import match_by_weights, match_weight_correlations
 
 METHODS = ("zip", "permute", "optimal", "average", "weights")
 """How features are matched: ZipIt!'s greedy merging, permutation onto the first model, the best pairs of two models, by
@@ -95,8 +96,8 @@ def merge_models(
     stop: str | float | None = None,
     normed: str = PERMUTE,
     reset: bool = True,
+    statistics: str = "data",
     epsilon: float = 0.0,
-    memory: int = MEMORY,
 ) -> Merged:
     """Merge models of one architecture without training.
 
@@ -109,31 +110,38 @@ def merge_models(
         stop: where the zip ends and the models stay separate: a cut's name, or a share of the layers; None merges all.
         normed: what may happen where layer norms are: "permute", or "zip" as published.
         reset: make the statistics of batch norms anew over the batches, without which little works.
+        statistics: what correlations are of: "data", or "weights" where there is none to be had (the batches then serve
+            for an example, and for norms).
         epsilon: added to the sizes of groups, see `matching.PUBLISHED_EPSILON`.
-        memory: bytes that the statistics of one pass may take.
 
     Raises: BadInput for fewer than two models, different architectures (with the first difference), an operation that
         features cannot be followed through, or a stop that is none.
     """
-    from percepta.merging.weights import match_by_weights
-
-    if method not in METHODS:
-        raise one_of("method", method, METHODS, "merging")
-    if normed not in ("zip", PERMUTE):
-        raise one_of("normed", normed, ("zip", PERMUTE), "merging")
+    for name, value, allowed in (
+        ("method", method, METHODS),
+        ("normed", normed, ("zip", PERMUTE)),
+        ("statistics", statistics, ("data", "weights")),
+    ):
+        if value not in allowed:
+            raise one_of(name, value, allowed, "merging")
     example = next((inputs_of(batch)[:2] for batch in batches), None)
     if example is None:
         raise BadInput("merging needs data to see what features have in common; got no batch.")
     plan = plan_of(models, example, stop)
+    matcher = (
+        partial(zip_features, alpha=alpha, beta=beta) if method == "zip" else MATCHERS.get(method, average_features)
+    )
     correlations: dict[str, Floats] = {}
+    states = [network.state_dict() for network in plan.networks]
     if method == "weights":
-        matchings = match_by_weights([model.state_dict() for model in plan.models], plan.blueprint)
+        matchings = match_by_weights(states, plan.blueprint)
     elif method == "average":
         matchings = {}
+    elif statistics == "weights":
+        matchings = match_weight_correlations(states, plan.blueprint, matcher, normed)
     else:
-        found = covariances(plan.networks, plan.blueprint, batches, memory)
+        found = covariances(plan.networks, plan.blueprint, batches)
         correlations = {name: correlation_of(covariance) for name, covariance in found.items()}
-        matcher: Matcher = partial(zip_features, alpha=alpha, beta=beta) if method == "zip" else MATCHERS[method]
         matchings = match_spaces(plan.blueprint, correlations, len(models), matcher, normed)
     merged = assemble(plan, matchings, correlations, epsilon)
     if reset:
@@ -224,92 +232,6 @@ def _gather(parts: Sequence[Part], blueprint: Blueprint, matchings: Mapping[str,
         rows.append(start + places.reshape(-1))
         start += size * part.repeat
     return torch.from_numpy(np.concatenate(rows))
-
-
-def match_spaces(
-    blueprint: Blueprint,
-    correlations: Mapping[str, Floats],
-    models: int,
-    matcher: Matcher,
-    normed: str = PERMUTE,
-) -> dict[str, Matching]:
-    """A matching of each space, within its limits.
-
-    Args:
-        correlations: by space, (N F, N F).
-        models: N.
-        matcher: what merges freely, such as a partial of `zip_features`.
-        normed: "permute" permutes where layer norms are, "zip" lets `matcher` do there, too.
-    """
-    moves = _block_moves(blueprint, correlations, models)
-    found = {}
-    for name, space in blueprint.spaces.items():
-        if name in correlations:
-            inside = _within(space, matcher, normed)
-            found[name] = _in_blocks(correlations[name], models, space, moves.get(name), inside)
-    return found
-
-
-def _within(space: Space, matcher: Matcher, normed: str) -> Matcher:
-    """What may happen to the features of one block."""
-    if space.kind == BLOCKS:
-        return average_features
-    if space.kind == PERMUTE or (space.normed and normed == PERMUTE):
-        return MATCHERS["permute"] if matcher is not average_features else matcher
-    return matcher
-
-
-def _block_moves(blueprint: Blueprint, correlations: Mapping[str, Floats], models: int) -> dict[str, np.ndarray]:
-    """For each space with blocks (N, blocks): the block of each model that goes to the first's; families agree."""
-    from scipy.optimize import linear_sum_assignment
-
-    families: dict[str, list[str]] = {}
-    for name, space in blueprint.spaces.items():
-        if space.blocks > 1 and name in correlations:
-            families.setdefault(space.family or name, []).append(name)
-    found: dict[str, np.ndarray] = {}
-    for names in families.values():
-        blocks = blueprint.spaces[names[0]].blocks
-        order = [np.arange(blocks)]
-        for model in range(1, models):
-            alike = sum(
-                (block_likeness(correlations[name], blueprint.spaces[name], model) for name in names),
-                start=np.zeros((blocks, blocks)),
-            )
-            order.append(linear_sum_assignment(alike, maximize=True)[1])
-        found |= dict.fromkeys(names, np.stack(order))
-    return found
-
-
-def block_likeness(correlation: Floats, space: Space, model: int) -> np.ndarray:
-    """(blocks, blocks) how well each block of the first model and each of another fit, their features permuted."""
-    from scipy.optimize import linear_sum_assignment
-
-    size, count = space.size // space.blocks, space.size
-    between = correlation[:count, model * count : (model + 1) * count]
-    tiles = between.reshape(space.blocks, size, space.blocks, size).swapaxes(1, 2)
-    found = np.zeros((space.blocks, space.blocks))
-    for first in range(space.blocks):
-        for second in range(space.blocks):
-            tile = tiles[first, second]
-            chosen = linear_sum_assignment(tile, maximize=True) if space.kind != BLOCKS else np.diag_indices(size)
-            found[first, second] = tile[chosen].sum()
-    return found
-
-
-def _in_blocks(correlation: Floats, models: int, space: Space, moves: np.ndarray | None, inside: Matcher) -> Matching:
-    """A matching of each block by itself, put together."""
-    if moves is None:
-        return inside(correlation, models)
-    size = space.size // space.blocks
-    groups = np.empty((models, space.size), np.int64)
-    for block in range(space.blocks):
-        own = moves[:, block, None] * size + np.arange(size)  # features of each model that belong to this block
-        rows = (own + np.arange(models)[:, None] * space.size).reshape(-1)
-        matched = inside(correlation[np.ix_(rows, rows)], models)
-        for model in range(models):
-            groups[model, own[model]] = block * size + matched.groups[model]
-    return Matching(groups, space.size)
 
 
 def _check_states(models: Sequence[nn.Module]) -> None:

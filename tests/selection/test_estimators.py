@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from percepta.errors import BadInput
-from percepta.selection import ESTIMATORS, KINDS, RECOMMENDED, Estimator, as_targets
+from percepta.selection import ESTIMATORS, KINDS, RECOMMENDED, Estimator, as_targets, logme, parc, ridge_loo
 from tests.selection.worlds import blobs
 
 
@@ -67,3 +67,17 @@ def test_the_table_is_closed_and_kinds_are_known() -> None:
         ESTIMATORS["mine"] = ESTIMATORS["knn"]  # type: ignore[index]
     with pytest.raises(BadInput, match="targets of mine must be one of classes"):
         Estimator("mine", lambda f, y, p: 0.0, "nothing", ("labels",))
+
+
+@pytest.mark.parametrize("shape", [(80, 40), (60, 200)])
+def test_what_is_prepared_once_changes_nothing(shape: tuple[int, int]) -> None:
+    features, labels = blobs(*shape)
+    targets = as_targets(labels)
+    assert ESTIMATORS["ridge"](features, targets) == ridge_loo(features, labels)
+    assert ESTIMATORS["logme"](features, targets) == pytest.approx(logme(features, labels))
+    assert ESTIMATORS["parc-32"](features, targets) == parc(features, labels, 32)
+    rows = np.flatnonzero(np.random.default_rng(0).random(len(labels)) < 0.6)
+    one = ESTIMATORS["logme"]
+    assert one.score(one.prepared(features)[rows], targets.take(rows)) == pytest.approx(
+        logme(features[rows], targets.take(rows))
+    )

@@ -22,6 +22,7 @@ from percepta.selection.evidence import logme
 from percepta.selection.inputs import CLASSES, KINDS, Matrix, Targets
 from percepta.selection.linear import logistic_cv, ridge_loo
 from percepta.selection.neighbours import knn_loo
+from percepta.selection.reduction import reduce, rotated, standardise
 from percepta.selection.representation import parc, parc_auc
 from percepta.selection.statistics import gbc, h_score
 
@@ -39,6 +40,8 @@ class Estimator:
         targets: which of "classes", "multi-label", "regression" it takes.
         needs_probabilities: whether it looks at the source's predictions.
         unit: "%" for a score of 100 at best; empty for one without absolute meaning.
+        prepare: what can be done to features once, without labels, for a probe and all its parts, such as components
+            or a rotation; `function` takes what it gives. None leaves them as they are.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Estimator:
     targets: tuple[str, ...] = KINDS
     needs_probabilities: bool = False
     unit: str = ""
+    prepare: Callable[[Matrix], Matrix] | None = None
 
     def __post_init__(self) -> None:
         for kind in self.targets:
@@ -55,6 +59,14 @@ class Estimator:
 
     def __call__(self, features: Matrix, targets: Targets, probabilities: Matrix | None = None) -> float:
         """The score. Raises BadInput for targets of another kind, or without probabilities that it needs."""
+        return self.score(self.prepared(features), targets, probabilities)
+
+    def prepared(self, features: Matrix) -> Matrix:
+        """(n, d) → (n, e), what `score` takes."""
+        return features if self.prepare is None else self.prepare(features)
+
+    def score(self, prepared: Matrix, targets: Targets, probabilities: Matrix | None = None) -> float:
+        """The score of prepared features, or of some of their rows. Raises as the call does."""
         if targets.kind not in self.targets:
             raise BadInput(
                 f"{self.name} takes {' or '.join(self.targets)}; the targets are of the kind {targets.kind}."
@@ -63,7 +75,7 @@ class Estimator:
             raise BadInput(
                 f"{self.name} needs the probabilities of the source's classifier; leave it out, or give them."
             )
-        return float(self.function(features, targets, probabilities))
+        return float(self.function(prepared, targets, probabilities))
 
 
 ONE = (CLASSES,)
@@ -73,12 +85,18 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
         for estimator in (
             Estimator("knn", lambda f, y, p: knn_loo(f, y, 1, "cosine"), "nearest sample by cosine", unit="%"),
             Estimator("knn-5", lambda f, y, p: knn_loo(f, y, 5, "cosine"), "five nearest samples by cosine", unit="%"),
-            Estimator("ridge", lambda f, y, p: ridge_loo(f, y), "ridge regression, one sample left out", unit="%"),
+            Estimator(
+                "ridge",
+                lambda f, y, p: ridge_loo(f, y, scale=False),
+                "ridge regression, one sample left out",
+                unit="%",
+                prepare=lambda f: rotated(standardise(f)),
+            ),
             Estimator("logistic", lambda f, y, p: logistic_cv(f, y), "logistic regression over 5 folds", ONE, unit="%"),
             Estimator("parc", lambda f, y, p: parc(f, y), "distances of features against distances of labels"),
-            Estimator("parc-32", lambda f, y, p: parc(f, y, 32), "PARC on 32 principal components"),
+            Estimator("parc-32", lambda f, y, p: parc(f, y), "PARC on 32 components", prepare=lambda f: reduce(f, 32)),
             Estimator("parc-auc", lambda f, y, p: parc_auc(f, y), "pairs of two classes farther apart", ONE, unit="%"),
-            Estimator("logme", lambda f, y, p: logme(f, y), "evidence of a Bayesian linear regression"),
+            Estimator("logme", lambda f, y, p: logme(f, y), "evidence of Bayesian linear regression", prepare=rotated),
             Estimator("h-score", lambda f, y, p: h_score(f, y, shrink=True), "class means, covariance shrunk", ONE),
             Estimator("gbc", lambda f, y, p: gbc(f, y), "overlap of class Gaussians", ONE),
             Estimator("leep", lambda f, y, p: leep(p, y), "labels from the source's predictions", ONE, True),

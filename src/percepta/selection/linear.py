@@ -100,7 +100,11 @@ def logistic_cv(
 
 
 def ridge_loo(
-    features: Any, targets: Any, strengths: Sequence[float] = STRENGTHS, dims: int | Reduction | None = None
+    features: Any,
+    targets: Any,
+    strengths: Sequence[float] = STRENGTHS,
+    dims: int | Reduction | None = None,
+    scale: bool = True,
 ) -> float:
     """Leave-one-out score of ridge regression to the one-hot, multi-label or real targets, in closed form.
 
@@ -112,6 +116,7 @@ def ridge_loo(
         targets: classes, multi-label or regression; see `as_targets`.
         strengths: to try, each above 0.
         dims: principal components to keep first.
+        scale: whether columns are standardised; False centres them only, for features that are scaled already.
 
     Returns:
         Accuracy (chance for random features), mean average precision, or explained variance; all times 100. See
@@ -121,7 +126,8 @@ def ridge_loo(
         BadInput: see `as_targets` and `as_features`; no strength above 0.
     """
     known = as_targets(targets)
-    x = standardise(reduce(as_features(features, len(known)), dims))
+    x = reduce(as_features(features, len(known)), dims)
+    x = standardise(x) if scale else x - x.mean(axis=0)
     if not len(strengths) or not all(0 < one < np.inf for one in strengths):
         raise out_of_range("strengths", list(strengths), "at least one number above 0", "ridge_loo")
     table = known.table

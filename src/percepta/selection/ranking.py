@@ -267,14 +267,15 @@ def _scores(
     features = as_features(candidate.features, len(targets))
     given = candidate.probabilities
     likely = None if given is None else as_probabilities(given, len(targets))
-    whole = np.array([one(features, targets, likely) for one in estimators])
+    whole, prepared = np.empty(len(estimators)), [one.prepared(features) for one in estimators]
+    for column, one in enumerate(estimators):
+        whole[column] = one.score(prepared[column], targets, likely)
     pieces = np.full((len(parts), len(estimators)), np.nan)
     for place, rows in enumerate(parts):
         for column, one in enumerate(estimators):
             try:
-                pieces[place, column] = one(
-                    features[rows], targets.take(rows), None if likely is None else likely[rows]
-                )
+                own = None if likely is None else likely[rows]
+                pieces[place, column] = one.score(prepared[column][rows], targets.take(rows), own)
             except BadInput:  # such as a target that is constant within the part
                 continue
     if not np.isfinite(whole).all():

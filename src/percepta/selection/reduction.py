@@ -62,9 +62,19 @@ def reduce(features: Matrix, dims: int | Reduction | None) -> Matrix:
 
 def standardise(features: Matrix) -> Matrix:
     """Columns with mean 0 and population deviation 1; a constant column becomes 0."""
-    centred = features - features.mean(axis=0)
-    deviation = centred.std(axis=0)
-    size = np.abs(features).max(axis=0)
-    # A constant column may keep the rounding of its mean: it is told by its deviation relative to its size.
-    varies = deviation > SCALED * np.maximum(size, np.finfo(np.float64).tiny)
-    return np.asarray(np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0))
+    mean = features.mean(axis=0)
+    centred = features - mean
+    deviation = np.sqrt(np.einsum("nd,nd->d", centred, centred) / len(features))
+    # A constant column may keep the rounding of its mean: it is told by its deviation relative to that.
+    varies = deviation > SCALED * np.maximum(np.abs(mean), np.finfo(np.float64).tiny)
+    centred *= np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
+    return centred
+
+
+def rotated(features: Matrix) -> Matrix:
+    """(n, d) → (n, min(n, d)) with the same products between rows, so that what depends on those alone costs less."""
+    count, dims = features.shape
+    if dims <= count:
+        return features
+    squares, vectors = np.linalg.eigh(features @ features.T)
+    return np.asarray(vectors * np.sqrt(np.maximum(squares, 0.0)))

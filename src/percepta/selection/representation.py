@@ -106,7 +106,8 @@ def dds(features: Any, reference: Any, dims: int | Reduction | None = None) -> f
 
 def _sample_distances(features: Matrix, dims: int | Reduction | None) -> Matrix:
     """(n, n): 1 - correlation between rows of the reduced, standardised features."""
-    return 1 - _correlations(standardise(reduce(features, dims)))
+    distances = _correlations(standardise(reduce(features, dims)))
+    return np.subtract(1, distances, out=distances)
 
 
 def _target_distances(targets: Targets) -> Matrix:
@@ -117,14 +118,27 @@ def _target_distances(targets: Targets) -> Matrix:
 
 
 def _correlations(x: Matrix) -> Matrix:
-    return _cosines(x - x.mean(axis=1, keepdims=True))
+    """(n, n) correlations of rows; a constant row has 0 with all. The means leave the products, not the rows."""
+    products, sums = x @ x.T, x.sum(axis=1)
+    squares = products.diagonal().copy()
+    products -= np.outer(sums, sums / x.shape[1])
+    return _scaled(products, squares)
 
 
 def _cosines(x: Matrix) -> Matrix:
-    """(n, n) cosines of rows; a row of zeros (no label, a constant sample) has cosine 0 with all."""
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    unit = np.where(lengths > SCALED, x / np.maximum(lengths, SCALED), 0.0)
-    return np.asarray(unit @ unit.T)
+    """(n, n) cosines of rows; a row of zeros has 0 with all."""
+    products = x @ x.T
+    return _scaled(products, products.diagonal().copy())
+
+
+def _scaled(products: Matrix, squares: Matrix) -> Matrix:
+    """Products of rows over the lengths of both, in place; 0 for a length that is nothing beside its `squares`."""
+    own = products.diagonal()
+    counts = own > SCALED * squares
+    lengths = np.where(counts, 1 / np.sqrt(np.where(counts, own, 1.0)), 0.0)
+    products *= lengths[:, None]
+    products *= lengths
+    return products
 
 
 def _upper(distances: Matrix) -> Matrix:
@@ -156,12 +170,14 @@ def _one_sort(distances: Matrix, labels: Rows) -> tuple[float, float, int, float
     if not few or not many:
         raise BadInput("PARC needs pairs of one class and pairs of different classes; got only one sort of pair.")
     everything.sort()
+    alike.sort()  # neighbours are looked up one after the other
     starts = np.flatnonzero(np.diff(everything, prepend=-np.inf) > TIE)
     ties = np.diff(starts, append=pairs).astype(np.float64)
-    average = starts + (ties + 1) / 2
-    ranks = float(average[np.searchsorted(everything[starts], alike, "right") - 1].sum())
+    place = np.searchsorted(everything if len(starts) == pairs else everything[starts], alike, "right") - 1
+    ranks = float((starts[place] + (ties[place] + 1) / 2).sum())
     area = 1 - (ranks - few * (few + 1) / 2) / (few * many)
-    variance = (float(pairs) ** 2 - 1 - float((ties**3 - ties).sum()) / pairs) / 12
+    shared = ties[ties > 1]
+    variance = (float(pairs) ** 2 - 1 - float((shared**3 - shared).sum()) / pairs) / 12
     return area, many / pairs, pairs, float(np.sqrt(max(variance, 0.0)))
 
 

@@ -134,7 +134,7 @@ def _number(value: float, step: float) -> str:
 
 
 class Pen:
-    """Lines, dots, rings, plates and texts in units of the finished picture."""
+    """Lines, dots, rings and texts in units of the finished picture."""
 
     def __init__(self, draw: ImageDraw.ImageDraw) -> None:
         self.draw = draw
@@ -151,9 +151,6 @@ class Pen:
     def ring(self, centre: tuple[float, float], colour: Colour, radius: float, width: float) -> None:
         (x, y), r = (centre[0] * SCALE, centre[1] * SCALE), radius * SCALE
         self.draw.ellipse((x - r, y - r, x + r, y + r), None, colour, round(width * SCALE))
-
-    def plate(self, box: tuple[float, float, float, float], colour: Colour) -> None:
-        self.draw.rectangle([side * SCALE for side in box], colour)
 
     def width(self, words: str, size: int) -> float:
         return float(self.draw.textlength(words, ImageFont.load_default(size * SCALE))) / SCALE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -19,7 +19,7 @@ LEFT, RIGHT, TOP, FOOT = 84, 36, 112, 84
 ACROSS, UP = SIZE[0] - LEFT - RIGHT, SIZE[1] - TOP - FOOT
 BEST: Colour = (31, 98, 180)
 LABELS = 14  # names beside dots, of the best
-Place = Callable[[float, float], tuple[float, float]]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,7 @@ class _Board:
         low, high = min(values), max(values)
         if all(mark.place is None or mark.place < 10_000 for mark in marks):  # layers, with a line for each vote
             low, high = min([low, *votes]), max([high, *votes])
+        self.drawn: list[tuple[float, Mark]] = []
         margin = 0.06 * max(high - low, 0.1)
         self.low, self.high, self.reach = low - margin, high + 2 * margin, reach
         step = round_step(self.high - self.low)
@@ -143,6 +144,7 @@ class _Board:
             self.pen.line([self.at(x, y) for x, y in points], colour, width)
 
     def whisker(self, x: float, mark: Mark, colour: Colour) -> None:
+        self.drawn.append((x, mark))
         if math.isfinite(mark.low):
             ends = [self.at(x, mark.low), self.at(x, mark.high)]
             self.pen.line(ends, colour, 1.6)
@@ -154,20 +156,32 @@ class _Board:
         self.pen.ring(self.at(x, y), INK, 10, 2.2)
 
     def names(self, places: Sequence[tuple[float, Mark]], answer: str) -> None:
-        """Names beside their dots, left out where they would stand on another; the first is the answer."""
-        taken: list[tuple[float, float, float, float]] = []
+        """Names beside their dots, where they cover neither a dot nor a name, nor, if that can be, an interval."""
+        dots = [self._box(x, mark, False) for x, mark in self.drawn]
+        lines = [self._box(x, mark, True) for x, mark in self.drawn]
+        taken: list[Box] = []
         for number, (x, mark) in enumerate(places):
-            left, y = self.at(x, mark.score)
             words, size = (answer, 17) if number == 0 else (mark.name, 13)
-            width = self.pen.width(words, size)
-            for start, top in ((left + 14, y - size * 0.7), (left - width - 14, y - size * 0.7)):
-                box = (start - 2, top - 2, start + width + 2, top + size + 4)
-                inside = box[0] > LEFT and box[2] < SIZE[0] - 4
-                if inside and not any(_overlap(box, other) for other in taken):
-                    self.pen.plate(box, PAPER)
-                    self.pen.text((start, top), words, INK if number == 0 else GREY, size)
-                    taken.append(box)
-                    break
+            boxes = self._beside(self.at(x, mark.score), self.pen.width(words, size), size)
+            free = [box for box in boxes if not _covers(box, dots + taken)]
+            clear = [box for box in free if not _covers(box, lines)]
+            for left, top, _, _ in (clear or free or boxes[: number == 0])[:1]:
+                self.pen.text((left, top), words, INK if number == 0 else GREY, size)
+                taken += [box for box in boxes if box[:2] == (left, top)]
+
+    def _beside(self, dot: tuple[float, float], width: float, size: int) -> list[Box]:
+        """Where a name may stand: right of its dot, left of it, a line higher and lower; inside the sheet."""
+        (x, y), downs = dot, (-0.6 * size, -1.5 * size, 0.3 * size, -2.4 * size, 1.2 * size)
+        places = [(left, y + down) for down in downs for left in (x + 14, x - 14 - width)]
+        found = [(left, top, left + width, top + 1.3 * size) for left, top in places]
+        return [box for box in found if box[0] > LEFT and box[2] < SIZE[0] - 4] or found[:1]
+
+    def _box(self, x: float, mark: Mark, whole: bool) -> Box:
+        """Of a dot, or of its whole interval."""
+        ends = (mark.low, mark.high) if whole and math.isfinite(mark.low) else (mark.score, mark.score)
+        (left, bottom), (_, top) = self.at(x, ends[0]), self.at(x, ends[1])
+        reach = 4 if whole else 8
+        return left - reach, top - reach, left + reach, bottom + reach
 
     def done(self, tied: Collection[str], votes: Sequence[tuple[str, Colour]]) -> Image.Image:
         """The legend, and the sheet at its size."""
@@ -189,8 +203,8 @@ def _need(marks: Sequence[Mark]) -> None:
         raise BadInput("a picture of a ranking needs at least one candidate; got none.")
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _covers(box: Box, others: Sequence[Box]) -> bool:
+    return any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in others)
 
 
 def _parameters(low: float, high: float) -> list[float]:

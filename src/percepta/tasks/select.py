@@ -7,7 +7,7 @@ A few hundred pictures go through each candidate once; scores that foretell how 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ def select_models(  # noqa: PLR0913 (the front door)
     if len(found) < 2:
         why = f" ({left_out[0].reason})" if left_out else ""
         raise BadInput(f"select models needs two models at least that can be used; {len(found)} can{why}")
-    return probe.selection(MODELS, "", found, left_out, _chosen_estimators(estimators), runs, watch)
+    selection = probe.selection(MODELS, "", found, left_out, _chosen_estimators(estimators), runs, watch)
+    return _told_random(selection) if random_weights else selection
 
 
 def select_layers(  # noqa: PLR0913 (the front door)
@@ -150,7 +151,8 @@ def select_layers(  # noqa: PLR0913 (the front door)
     seen = probe.seen(backbone, True, batch_size, watch(backbone.name), on_error)
     keeping.trim()
     parts = {name: seen.part(name, backbone) for name in (*backbone.layers, OUTPUT)}
-    return probe.selection(LAYERS, backbone.name, parts, [], _chosen_estimators(estimators), runs, watch)
+    selection = probe.selection(LAYERS, backbone.name, parts, [], _chosen_estimators(estimators), runs, watch)
+    return _told_random(selection) if random_weights else selection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -304,6 +306,12 @@ def _notes(data: TargetSet, probe: TargetSet, budget: int) -> tuple[str, ...]:
             f"budget than {budget} takes more."
         )
     return tuple(notes)
+
+
+def _told_random(selection: Selection) -> Selection:
+    return replace(
+        selection, notes=("weights are random: this shows how a run goes, not what to take.", *selection.notes)
+    )
 
 
 def _silent(what: str) -> Progress:

@@ -206,12 +206,13 @@ def show(found: Any) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 132
+        console.width = 160
     ranking, of_models = found.ranking, found.what == "models"
     where = found.data if of_models else f"{found.model} on {found.data}"
     table = Table(title=f"{where}, {ranking.samples} pictures", box=rich.box.SIMPLE_HEAD)
     table.add_column("", justify="right")
-    table.add_column("model" if of_models else "layer", overflow="fold")
+    longest = max(len(row.name) for row in ranking.rows)
+    table.add_column("model" if of_models else "layer", overflow="fold", min_width=min(longest, 40))
     for name in ("parameters", "GMACs") if of_models else ("width",):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("score", "95 %", "regret", "best in", *ranking.estimators, *(("by size",) if of_models else ())):

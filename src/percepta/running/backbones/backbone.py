@@ -75,10 +75,15 @@ class Backbone:
         picture = torch.zeros(1, *self.size, device=place.device, dtype=place.dtype)
         prepared = is_prepared(self.model)
         unprepare(self.model)  # packed products are not counted
+        trained = [part for part in self.model.parameters() if part.requires_grad]
         try:
+            for part in trained:  # the counter stumbles over modules that are called with a parameter
+                part.requires_grad = False
             with evaluating(self.model):
                 return _multiply_adds(lambda: self.forward(picture))
         finally:
+            for part in trained:
+                part.requires_grad = True
             if prepared:
                 prepare(self.model, precision)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from percepta.checkpoints import write_safetensors
 from percepta.errors import BadInput, CheckpointMismatch
@@ -92,8 +93,8 @@ class TrainingState:
         return header
 
     def _restore_learner(self, values: Mapping[str, Tensor]) -> None:
-        owners = dict(self.learner.named_parameters())
-        shared = {name: as_shared(values[name], owner) for name, owner in owners.items() if name in values}
+        owners = {name: owner for name, owner in self.learner.named_parameters() if isinstance(owner, DTensor)}
+        shared = {name: as_shared(values[name], owner) for name, owner in owners.items()}
         self.learner.load_state_dict({**values, **shared})
 
     def _restore_optimiser(self, values: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> None:
@@ -103,11 +104,11 @@ class TrainingState:
             owner, _, key = name.rpartition("/")
             self.optimiser.state[parameters[owner]][key] = as_shared(value, parameters[owner])
         for number, value in steps.items():
-            self.optimiser.param_groups[int(number)]["step"] = value
+            self.optimiser.param_groups[int(number)]["step"] = value.clone()
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a training state.
+    """Header and tensors of a training state; these are mapped from the file, so what is to stay must be copied.
 
     Raises:
         BadInput: not one, or of another schema.
@@ -115,8 +116,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "null"))
-            # Cloned: the file may be replaced while the run goes on.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{path} must be a training state of Percepta; {error}. Delete it to start afresh.") from error
     if header is None:

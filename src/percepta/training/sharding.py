@@ -70,10 +70,10 @@ def whole(value: Tensor, ranks: Ranks) -> Tensor:
 
 
 def as_shared(value: Tensor, owner: Tensor) -> Tensor:
-    """A whole tensor, the same in all processes, shared out as `owner` is; for its averages too."""
+    """A copy of a whole tensor, the same in all processes, shared out as `owner` is; for its averages too."""
     if isinstance(owner, DTensor) and value.shape == owner.shape:
         return distribute_tensor(value.to(owner.device), owner.device_mesh, owner.placements)
-    return value.to(owner.device)
+    return value.to(owner.device, copy=True)
 
 
 def _whole_tensors(ranks: Ranks) -> Any:

@@ -89,6 +89,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding")
 @pytest.mark.parametrize("name", LAYERS)
 def test_outputs_are_nearest_for_every_kind_of_layer(name: str) -> None:
     """The sum of squared differences of outputs, biases aside, has no slope at what is found."""

@@ -47,7 +47,9 @@ class StateFile(Mapping[str, Tensor]):
         path: a file, or a folder that holds one.
 
     Attributes:
-        path: the file. metadata: the strings of its header.
+        path: the file.
+        forms: types and shapes by key, from the header alone.
+        metadata: the strings of the header.
 
     Raises: MissingWeights for no such file, CheckpointMismatch for one that cannot be read.
     """
@@ -55,32 +57,31 @@ class StateFile(Mapping[str, Tensor]):
     def __init__(self, path: str | Path) -> None:
         self.path = find_file(path)
         try:
-            self._file: Any = safe_open(self.path, framework="pt")
-            self._keys = dict.fromkeys(self._file.keys())
+            with self._opened() as file:
+                self.forms: dict[str, Form] = {key: _form(file, key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+                self.metadata: dict[str, str] = dict(file.metadata() or {})
         except DAMAGE as error:
             hint = "it must be a safetensors file, and is damaged or is none"
             raise CheckpointMismatch(str(self.path), hint=hint) from error
-        self.metadata: dict[str, str] = dict(self._file.metadata() or {})
 
     def __getitem__(self, key: str) -> Tensor:
-        if key not in self._keys:
+        if key not in self.forms:
             raise KeyError(key)
-        return self._file.get_tensor(key)
+        with self._opened() as file:
+            return file.get_tensor(key)
+
+    def _opened(self) -> Any:
+        """The file for one access. A map of it that stayed would in time hold all that was read."""
+        return safe_open(self.path, framework="pt")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter(self.forms)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.forms)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._keys
-
-    def form(self, key: str) -> Form:
-        """Type and shape of a tensor, from the header alone."""
-        entry = self._file.get_slice(key)
-        dtype = TYPES.get(entry.get_dtype())
-        return (self[key].dtype if dtype is None else dtype), tuple(entry.get_shape())
+        return key in self.forms
 
 
 def open_state(state: State) -> Mapping[str, Tensor]:
@@ -173,7 +174,7 @@ class FineTunes:
         def of(key: str) -> Tensor:
             dtype = self.forms[key][0]
             found = (merged(key) if self.is_weight(key) else self.mean(key, weights)).to(dtype)
-            if dtype.is_floating_point and not found.isfinite().all():
+            if dtype.is_floating_point and not finite(found):
                 raise BadInput(f"{self.method} takes {key} beyond the range of {dtype}; use a smaller scale.")
             return found
 
@@ -191,7 +192,7 @@ class FineTunes:
             wide = value.to(torch.float32, copy=True)
         else:
             raise BadInput(f"{key} of {owner} is {value.dtype}, but of a floating-point type in the first model.")
-        if not wide.isfinite().all():
+        if not finite(wide):
             raise BadInput(f"{key} of {owner} holds NaN or infinite values; merging needs numbers.")
         return wide
 
@@ -265,8 +266,22 @@ def _append(opened: Any, value: Tensor) -> None:
 def forms_of(state: Mapping[str, Tensor]) -> dict[str, Form]:
     """Types and shapes of a state dict; of a file, without reading a tensor."""
     if isinstance(state, StateFile):
-        return {key: state.form(key) for key in state}
+        return dict(state.forms)
     return {key: (value.dtype, tuple(value.shape)) for key, value in state.items()}
+
+
+def finite(value: Tensor) -> bool:
+    """Whether all numbers are. NaN and infinities pass into the sum, which is several times faster to take; numbers so
+    large that it is infinite without them are looked at one by one."""
+    wide = value.is_complex() or value.dtype == torch.float64
+    total = value.sum() if wide else value.sum(dtype=torch.float32)
+    return bool(total.isfinite()) or bool(value.isfinite().all())
+
+
+def _form(file: Any, key: str) -> Form:
+    entry = file.get_slice(key)
+    dtype = TYPES.get(entry.get_dtype())
+    return (file.get_tensor(key).dtype if dtype is None else dtype), tuple(entry.get_shape())
 
 
 def _check_alike(first: Mapping[str, Form], other: Mapping[str, Form], owner: str) -> None:

@@ -88,6 +88,7 @@ def run(
         BadInput: a recipe that cannot be run. MissingExtra: Lightning is not installed.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    check(recipe)
     with processes(recipe, model, resume) as ranks:
         share_threads(recipe, ranks)
         torch.manual_seed(recipe.seed)
@@ -129,9 +130,7 @@ class _Run:
         self.objective = make_objective(recipe, model, ranks)
         self.size = self.objective.size()
         self.learner, self.sharded = self.objective.learner, shared_out(recipe, ranks)
-        if self.sharded:
-            check(recipe, self.learner)
-        else:
+        if not self.sharded:  # else Fabric moves to the device what stays of each tensor
             self.learner.to(fabric.device)
         self.wrapped = fabric.setup_module(self.learner)
         self.optimiser = make_optimiser(

@@ -23,14 +23,16 @@ def shared_out(recipe: Recipe, ranks: Ranks) -> bool:
     return recipe.strategy == "fsdp" and ranks.size > 1
 
 
-def check(recipe: Recipe, learner: Any) -> None:
-    """Refuse what shared weights cannot do.
+def check(recipe: Recipe) -> None:
+    """Refuse what `strategy: fsdp` cannot do, on however many devices.
 
     Raises: BadInput naming the fields.
     """
+    if recipe.strategy != "fsdp":
+        return
     lora = recipe.answer is not None and recipe.answer.lora is not None
     wrong = {
-        "objective": "" if hasattr(learner, "units") else recipe.objective,
+        "objective": "" if recipe.objective == "answer" else recipe.objective,
         "optimiser": "" if recipe.optimiser == "adamw" else recipe.optimiser,
         "ema": recipe.ema,
         "evaluate_every": recipe.evaluate_every,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PerceptaError,
         UnknownModel,
     )
+    from percepta.merging.trunks import load_merged
     from percepta.running.export import export
     from percepta.running.loading import build, load, save
     from percepta.running.preparing import prepare, unprepare
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from percepta.tasks.features import features
     from percepta.tasks.indexing import index
     from percepta.tasks.indexing.duplicates import duplicates
+    from percepta.tasks.merge import merge
     from percepta.tasks.search import search
     from percepta.tasks.segment import segment
     from percepta.tasks.select import select_layers, select_models
@@ -57,6 +59,7 @@ _HOME = {
     "save": "running.loading",
     "prepare": "running.preparing",
     "unprepare": "running.preparing",
+    "load_merged": "merging.trunks",
     "merge_diffusion_tokens": "speedups.diffusion",
     "hydra_attention": "speedups.hydra",
     "merge_tokens": "speedups.merging",
@@ -68,6 +71,7 @@ _HOME = {
     "duplicates": "tasks.indexing.duplicates",
     "features": "tasks.features",
     "index": "tasks.indexing",
+    "merge": "tasks.merge",
     "search": "tasks.search",
     "segment": "tasks.segment",
     "select_layers": "tasks.select",
@@ -98,6 +102,8 @@ __all__ = [
     "index",
     "list_models",
     "load",
+    "load_merged",
+    "merge",
     "merge_diffusion_tokens",
     "merge_tokens",
     "prepare",

@@ -65,7 +65,7 @@ def test_a_permuted_copy_merges_to_the_original(name: str) -> None:
     x = pictures(24, size)
     want = output(model, x)
     assert apart(output(copy, x), want) < 2e-5
-    for method in ("permute", *(() if name in DEAD else ("zip",))):
+    for method in ("permute", *(() if name in DEAD else ("zipit",))):
         merged = merge_models([model, copy], [x[:16], x[16:]], method, beta=0.0, reset=False)
         assert apart(output(merged.model, x), want) < 2e-5
         assert name in DEAD or min(merged.correlations.values()) > 0.999
@@ -85,14 +85,14 @@ def test_weights_alone_find_the_permutation(name: str) -> None:
 def test_zip_without_data_zips_by_correlations_of_weights() -> None:
     model, copy = pair_of(*NARROW["resnet"])
     x = pictures(8, 16)
-    merged = merge_models([model, copy], [x], "zip", beta=0.0, reset=False, statistics="weights")
+    merged = merge_models([model, copy], [x], "zipit", beta=0.0, reset=False, statistics="weights")
     assert apart(output(merged.model, x), output(model, x)) < 2e-5
 
 
 def test_three_models_and_their_mean() -> None:
     models = [small_resnet(seed) for seed in range(3)]
     x = pictures(32, 16)
-    for method in ("zip", "permute"):
+    for method in ("zipit", "permute", "least-squares"):
         merged = merge_models(models, [x], method)
         assert output(merged.model, x).isfinite().all()
         assert all(matching.models == 3 for matching in merged.matchings.values())

@@ -118,10 +118,11 @@ def _draw_panel(pen: Pen, panel: Panel, corner: tuple[int, int]) -> None:
 def _range(panel: Panel) -> tuple[float, float, float]:
     """Lowest and highest value of the axis, and the step of its rules: 1, 2 or 5 times a power of ten."""
     values = [value for line in panel.lines for value in line.values]
-    spread = max(max(values) - min(values), 1e-6)
+    least = max(0.01 * max(abs(value) for value in values), 1e-6)  # of what does not change at all
+    spread = max(max(values) - min(values), least)
     if panel.level is not None and min(abs(panel.level[1] - value) for value in values) < spread:
         values.append(panel.level[1])
-        spread = max(values) - min(values)
+        spread = max(max(values) - min(values), least)
     power = 10.0 ** len(str(int(1 / spread))) if spread < 1 else 1.0
     step = min((one / power * scale for scale in (1, 10, 100) for one in (1, 2, 5)), key=lambda s: abs(spread / s - 4))
     low, high = min(values) // step * step, -(-max(values) // step) * step

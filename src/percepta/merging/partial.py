@@ -92,21 +92,28 @@ def split_at(graph: torch.fx.GraphModule, node: str) -> tuple[torch.fx.GraphModu
     """The parts of a network before and behind a cut; they share its modules."""
     nodes = list(graph.graph.nodes)
     border = next(place for place, one in enumerate(nodes) if one.name == node)
-    front, back = torch.fx.Graph(), torch.fx.Graph()
-    known: dict[torch.fx.Node, torch.fx.Node] = {}
-    for one in nodes[: border + 1]:
-        known[one] = front.node_copy(one, lambda old: known[old])
-    front.output(known[nodes[border]])
+    back = torch.fx.Graph()
     known = {nodes[border]: back.placeholder("features")}
     for one in nodes[:border]:
         if one.op == "get_attr" and any(user in nodes[border + 1 :] for user in one.users):
             known[one] = back.node_copy(one, lambda old: known[old])
     for one in nodes[border + 1 :]:
         known[one] = back.node_copy(one, lambda old: known[old])
-    parts = [torch.fx.GraphModule(graph, part) for part in (front, back)]
-    for part in parts:
-        part.delete_all_unused_submodules()
-    return parts[0], parts[1]
+    return front_of(graph, node), torch.fx.GraphModule(graph, back)
+
+
+def front_of(graph: torch.fx.GraphModule, node: str) -> torch.fx.GraphModule:
+    """The part of a network that makes what one operation gives, and gives that; it shares the network's modules."""
+    front, known = torch.fx.Graph(), dict[torch.fx.Node, torch.fx.Node]()
+    for one in graph.graph.nodes:
+        known[one] = front.node_copy(one, lambda old: known[old])
+        if one.name == node:
+            front.output(known[one])
+            break
+    found = torch.fx.GraphModule(graph, front)
+    found.graph.eliminate_dead_code()
+    found.recompile()
+    return found
 
 
 class MultiHead(nn.Module):

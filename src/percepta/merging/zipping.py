@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from percepta.errors import BadInput, one_of
+from percepta.merging.least_squares import fit_layers
 from percepta.merging.matching import (
     ALPHA,
     BETA,
@@ -39,9 +41,17 @@ from percepta.merging.towers import blueprint_of_tower
 from percepta.merging.tracing import Features, blueprint_of, trace, traced_until
 from percepta.merging.weights import match_by_weights, match_weight_correlations
 
-METHODS = ("zip", "permute", "optimal", "average", "weights")
-"""How features are matched: ZipIt!'s greedy merging, permutation onto the first model, the best pairs of two models, by
-their number; "weights" permutes by the weights alone (Git Re-Basin, arXiv 2209.04836)."""
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "zipit": "ZipIt!: features of any models become one, the most correlated first (arXiv 2305.03053)",
+        "least-squares": "zipit, then each layer fitted to the merged features in closed form (after arXiv 2407.02447)",
+        "permute": "each feature of a model goes to one of the first model (arXiv 2209.04836, by activations)",
+        "weights": "the same by the weights alone: Git Re-Basin's weight matching (arXiv 2209.04836)",
+        "optimal": "two models: the best pairs of all features, each merging once",
+        "average": "features of equal number, as fine-tunes of one model have them",
+    }
+)
+"""How features are matched."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +100,7 @@ class Plan:
 def merge_models(
     models: Sequence[nn.Module],
     batches: Batches,
-    method: str = "zip",
+    method: str = "zipit",
     alpha: float = ALPHA,
     beta: float = BETA,
     stop: str | float | None = None,
@@ -106,7 +116,7 @@ def merge_models(
         batches: inputs of all tasks, (B, 3, H, W) or tuples that begin with them, to see what features have in common;
             a few hundred pictures will do. A list or a loader.
         method: of `METHODS`.
-        alpha, beta: of "zip", see `matching.zip_features`.
+        alpha, beta: of "zipit" and "least-squares", see `matching.zip_features`.
         stop: where the zip ends and the models stay separate: a cut's name, or a share of the layers; None merges all.
         normed: what may happen where layer norms are: "permute", or "zip" as published.
         reset: make the statistics of batch norms anew over the batches, without which little works.
@@ -128,9 +138,8 @@ def merge_models(
     if example is None:
         raise BadInput("merging needs data to see what features have in common; got no batch.")
     plan = plan_of(models, example, stop)
-    matcher = (
-        partial(zip_features, alpha=alpha, beta=beta) if method == "zip" else MATCHERS.get(method, average_features)
-    )
+    zipping = method in ("zipit", "least-squares")
+    matcher = partial(zip_features, alpha=alpha, beta=beta) if zipping else MATCHERS.get(method, average_features)
     correlations: dict[str, Floats] = {}
     states = [network.state_dict() for network in plan.networks]
     if method == "weights":
@@ -144,9 +153,25 @@ def merge_models(
         correlations = {name: correlation_of(covariance) for name, covariance in found.items()}
         matchings = match_spaces(plan.blueprint, correlations, len(models), matcher, normed)
     merged = assemble(plan, matchings, correlations, epsilon)
+    if method == "least-squares":
+        _fit(plan, merged, batches)
     if reset:
         reset_norms(merged.model, batches)
     return merged
+
+
+def _fit(plan: Plan, merged: Merged, batches: Batches) -> None:
+    """Fit the layers of what was merged, in place."""
+    if not isinstance(plan.networks[0], torch.fx.GraphModule):
+        raise BadInput(f"least squares needs a network that can be traced; {type(plan.models[0]).__name__} is not.")
+    network: Any
+    if isinstance(merged.model, MultiHead):
+        network = merged.model.trunk
+    else:
+        reset_norms(merged.model, batches)
+        network = trace(merged.model)
+    fit_layers(network, plan.networks, plan.blueprint, merged.matchings, batches)
+    merged.state.update(merged.model.state_dict() if plan.cut is None else network.state_dict())
 
 
 def plan_of(models: Sequence[nn.Module], example: Tensor, stop: str | float | None = None) -> Plan:

@@ -67,6 +67,10 @@ def load(
     Raises: UnknownModel, MissingWeights, CheckpointMismatch (nothing is ever loaded in part), BadInput.
     """
     place, precision = as_device(device), as_dtype(dtype) or torch.float32
+    if _is_merged(name):
+        import percepta  # merging lies floors above; the file of a trunk with heads opens like any other
+
+        return percepta.load_merged(name).to(device=place, dtype=precision)
     model = open_model(name, weights, **overrides)
     if model.setting is not None:
         return saved.apply(model.to(device=place, dtype=precision), model.setting)
@@ -84,13 +88,13 @@ def open_model(name: str | Path, weights: str | Path | None = None, **overrides:
     For one that needs a part of it, or its hash. Arguments and errors as of `load`.
     """
     name = str(name)
-    family, settings, card = _look_up(name)
+    family, settings, card, preprocess = _look_up(name)
     if weights is None:
         weights = name if card is None else card.packaged_file or fetch(card)
     with _Unfilled():
         model = _construct(family, _configure(family, settings, overrides), "meta")
     fill(model, weights)
-    _finish(model, name, card.preprocess if card else {})
+    _finish(model, name, preprocess)
     model.setting = saved.setting_of(card.setting["setting"], name) if card is not None and card.setting else None
     return model.eval()
 
@@ -105,9 +109,9 @@ def build(name: str, device: str | torch.device = "cpu", **overrides: Any) -> An
 
     Raises: UnknownModel, BadInput for an unknown field or an impossible value.
     """
-    family, settings, card = _look_up(name)
+    family, settings, _, preprocess = _look_up(name)
     model = _construct(family, _configure(family, settings, overrides), as_device(device))
-    _finish(model, name, card.preprocess if card else {})
+    _finish(model, name, preprocess)
     return model
 
 
@@ -135,8 +139,27 @@ def save(model: Any, path: str | Path, layout: str = "native", dtype: torch.dtyp
         return path
     family = family_of(model).__name__.rsplit(".", 1)[-1]
     metadata = {"schema": SCHEMA, "name": getattr(model, "name", ""), "family": family, "layout": layout}
-    checkpoints.write_safetensors(path, tensors, metadata | {"config": asdict(model.config)})
+    metadata |= {"config": asdict(model.config), "preprocess": preparation_of(model)}
+    checkpoints.write_safetensors(path, tensors, metadata)
     return path
+
+
+def preparation_of(model: Any) -> dict[str, Any]:
+    """What a file must say of how pictures are prepared; their size is the config's."""
+    prepare = getattr(model, "preprocess", None)
+    if not is_dataclass(prepare):
+        return {}
+    names = [field.name for field in fields(prepare) if field.init and field.name != "image_size"]
+    return {name: getattr(prepare, name) for name in names}
+
+
+def construct(family: str, settings: Mapping[str, Any], preprocess: Mapping[str, Any], name: str = "") -> Any:
+    """A model with fresh weights from what a file says of it. Raises BadInput for a family or field that is unknown."""
+    if family not in FAMILIES:
+        raise one_of("family", family, FAMILIES)
+    model = _construct(family, _configure(family, settings, {}), "cpu")
+    _finish(model, name, preprocess)
+    return model
 
 
 def fill(model: nn.Module, weights: str | Path) -> str:
@@ -192,17 +215,32 @@ class _Unfilled(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _look_up(name: str) -> tuple[str, dict[str, Any], catalog.Card | None]:
-    """Family, config settings and card of a name, or of a native file."""
+def _look_up(name: str) -> tuple[str, dict[str, Any], catalog.Card | None, Mapping[str, Any]]:
+    """Family, config settings, card and preprocessing of a name, or of a native file."""
     if _is_file_name(name):
         metadata = checkpoints.read_metadata(name)
         if metadata.get("family") not in FAMILIES or "config" not in metadata:
             raise BadInput(f"{name!r} does not say what model it holds; pass a model's name and weights={name!r}.")
         if metadata.get("schema", 0) > SCHEMA:
             raise BadInput(f"{name!r} has schema {metadata['schema']}, written by a newer version; update percepta.")
-        return metadata["family"], dict(metadata["config"]), None
+        return metadata["family"], dict(metadata["config"]), None, _prepared_as(metadata)
     card = catalog.describe(name)
-    return card.family, dict(card.config), card
+    return card.family, dict(card.config), card, card.preprocess
+
+
+def _prepared_as(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a native file says of preprocessing; files of before it was written have that of the model they name."""
+    if "preprocess" in metadata:
+        return dict(metadata["preprocess"])
+    try:
+        return catalog.describe(str(metadata.get("name", ""))).preprocess
+    except UnknownModel:
+        return {}
+
+
+def _is_merged(name: str | Path) -> bool:
+    """Whether this is the file of a trunk with heads."""
+    return _is_file_name(str(name)) and checkpoints.read_metadata(name).get("family") == "merged"
 
 
 def _is_file_name(name: str) -> bool:

@@ -27,6 +27,7 @@ from percepta.apps.cli import (
     export,
     features,
     index,
+    merge,
     models,
     search,
     segment,
@@ -63,7 +64,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 _VERBS: tuple[Any, ...] = (models, classify, embed, features, index, search, duplicates, segment, track, caption, ask)
-for _verb in (*_VERBS, select, speedup, train, evaluate, export, demo):
+for _verb in (*_VERBS, select, merge, speedup, train, evaluate, export, demo):
     _verb.register(app)
 
 

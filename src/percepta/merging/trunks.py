@@ -1,0 +1,121 @@
+"""A trunk with several heads as one file, which opens like any model's.
+
+The file says how each network was made and where the zip stops; opening builds them without weights, cuts them there
+and fills in what is left of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from percepta import checkpoints
+from percepta.errors import BadInput, CheckpointMismatch
+from percepta.merging.partial import MultiHead, front_of, split_at
+from percepta.merging.tracing import trace
+from percepta.merging.zipping import Merged
+from percepta.running import loading
+
+FAMILY, SCHEMA = "merged", 1
+Maker = Mapping[str, Any]
+"""How a network is made: {"family", "config", "preprocess"} of ours, {"library": "timm" | "torchvision", "name",
+"classes"} of others."""
+
+
+def maker_of(model: Any) -> Maker:
+    """How one of our models is made. Raises BadInput for any other."""
+    if not type(model).__module__.startswith("percepta.models."):
+        raise BadInput(
+            f"a trunk with heads of {type(model).__name__} needs makers: how each network is built, such as "
+            "{'library': 'timm', 'name': 'resnet18', 'classes': 10}."
+        )
+    return {
+        "family": loading.family_of(model).__name__.rsplit(".", 1)[-1],
+        "config": asdict(model.config),
+        "preprocess": loading.preparation_of(model),
+    }
+
+
+def save_merged(
+    merged: Merged, models: Sequence[nn.Module], path: str | Path, makers: Sequence[Maker] | None = None
+) -> Path:
+    """Write what was merged: a plain model's file, or a trunk with its heads.
+
+    Args:
+        merged: of `merge_models`.
+        models: those that were merged, for how they are made.
+        path: a safetensors file.
+        makers: one for each model, for networks of other libraries.
+
+    Returns: the path. Raises: BadInput.
+    """
+    path = Path(path)
+    if makers is None:
+        makers = [maker_of(model) for model in models]
+    if not isinstance(merged.model, MultiHead):
+        if "family" in makers[0]:
+            return loading.save(merged.model, path)
+        checkpoints.write_safetensors(path, merged.model.state_dict(), {"schema": SCHEMA, "maker": dict(makers[0])})
+        return path
+    assert merged.cut is not None
+    metadata = {
+        "schema": SCHEMA,
+        "family": FAMILY,
+        "makers": [dict(maker) for maker in makers],
+        "stop": merged.cut.node,
+        "dim": merged.model.dim,
+        "joined": merged.model.joined,
+    }
+    checkpoints.write_safetensors(path, merged.model.state_dict(), metadata)
+    return path
+
+
+def load_merged(path: str | Path) -> Any:
+    """A trunk with heads from its file, in evaluation mode; its pictures are prepared as the first model's.
+
+    Raises: BadInput for a file of another kind or a newer version, CheckpointMismatch, MissingExtra.
+    """
+    metadata = checkpoints.read_metadata(path)
+    if metadata.get("family") != FAMILY:
+        raise BadInput(f"{str(path)!r} holds no trunk with heads; percepta.load opens a plain model.")
+    if metadata.get("schema", 0) > SCHEMA:
+        raise BadInput(f"{str(path)!r} has schema {metadata['schema']}, written by a newer version; update percepta.")
+    bases = [make(maker) for maker in metadata["makers"]]
+    graphs = [trace(base) for base in bases]
+    stop = str(metadata["stop"])
+    if any(stop not in [node.name for node in graph.graph.nodes] for graph in graphs):
+        raise BadInput(f"{str(path)!r} was cut at {stop}, which these versions of its libraries do not have.")
+    tensors = checkpoints.read_tensors(path)
+    index = torch.zeros(tuple(tensors["index"].shape), dtype=torch.int64)
+    heads = [split_at(graph, stop)[1] for graph in graphs]
+    model: Any = MultiHead(front_of(graphs[0], stop), heads, index, int(metadata["dim"]), bool(metadata["joined"]))
+    expected = model.state_dict()
+    missing, unexpected = (
+        [key for key in expected if key not in tensors],
+        [key for key in tensors if key not in expected],
+    )
+    misshapen = [key for key in expected if key in tensors and tensors[key].shape != expected[key].shape]
+    if missing or unexpected or misshapen:
+        raise CheckpointMismatch(str(path), missing, unexpected, misshapen)
+    model.load_state_dict(tensors)
+    model.name, model.preprocess = str(path), getattr(bases[0], "preprocess", None)
+    return model.eval()
+
+
+def make(maker: Maker) -> Any:
+    """A network with fresh weights. Raises BadInput for a library that is not known, MissingExtra."""
+    if "family" in maker:
+        return loading.construct(maker["family"], maker["config"], maker.get("preprocess", {})).eval()
+    library, name, classes = maker.get("library"), str(maker.get("name")), maker.get("classes")
+    if library == "timm":
+        timm = importlib.import_module("timm")
+        return timm.create_model(name, pretrained=False, num_classes=classes).eval()
+    if library == "torchvision":
+        return importlib.import_module("torchvision.models").get_model(name, weights=None, num_classes=classes).eval()
+    raise BadInput(f"library must be timm or torchvision; got {library!r}.")

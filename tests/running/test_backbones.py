@@ -209,10 +209,13 @@ def test_transformers_from_a_folder(kind: str, tmp_path: Path) -> None:
 # Names
 
 
-def test_names_and_patterns() -> None:
+def test_names_and_patterns(tmp_path: Path) -> None:
     assert expand(["pe-*-nano"]) == ["pe-core-nano", "pe-lang-nano"]
     assert not [name for name in expand(["*"]) if name.startswith(("sam2", "plm")) or "16x224" in name]
     assert "timm/vit_tiny_patch16_224.augreg_in21k" in expand(["timm/vit_tiny*"])
+    odd = tmp_path / "mine[1].safetensors"
+    odd.write_bytes(b"")
+    assert expand([str(odd)]) == [str(odd)]
     assert expand(["torchvision/resnet1?", "torchvision/resnet18"]) == ["torchvision/resnet18"]
 
 

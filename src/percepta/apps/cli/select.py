@@ -83,10 +83,10 @@ def models(  # noqa: PLR0913 (the options of a command)
     resume: Resume = False,
     debug: Debug = False,
 ) -> None:
-    """Rank models by how well they will learn your labels, from a few hundred pictures.
+    """Rank models by how well they will learn your labels.
 
-    Each score stands beside its interval and what size alone says. Features are kept: a run that goes on, or with one
-    more model, computes what is new alone."""
+    A few hundred pictures go through each once; nothing is trained. Each score stands beside its interval and what
+    size alone says. Features are kept: a run that goes on, or with one more model, computes what is new alone."""
     from percepta.tasks.select import select_models
 
     asked = {"data": data, "among": among, "random_weights": random_weights, "budget": budget, "dtype": dtype}
@@ -133,9 +133,10 @@ def layers(  # noqa: PLR0913 (the options of a command)
     resume: Resume = False,
     debug: Debug = False,
 ) -> None:
-    """Rank the layers of one model by how well your labels can be read there; all layers come from one pass.
+    """Rank the layers of one model by what they tell of your labels.
 
-    --model also takes timm/NAME, torchvision/NAME, hf/OWNER/NAME and hf/FOLDER."""
+    All layers come from one pass; nothing is trained. --model also takes timm/NAME, torchvision/NAME, hf/OWNER/NAME
+    and hf/FOLDER."""
     from percepta.tasks.select import select_layers
 
     asked = {"data": data, "model": model, "weights": weights, "random_weights": random_weights, "budget": budget}

@@ -27,7 +27,7 @@ def expand(names: Iterable[str]) -> list[str]:
 
     Raises: UnknownModel for a pattern that fits nothing; BadInput for no name at all, or a pattern of the hub.
     """
-    found = [one for name in names for one in (_fitting(name) if _PATTERN & set(name) else [name]) if one]
+    found = [one for name in names for one in (_fitting(name) if _is_pattern(name) else [name]) if one]
     if not found:
         raise BadInput("models must name at least one, such as pe-core-nano or timm/resnet18.a1_in1k; got none.")
     return list(dict.fromkeys(found))
@@ -95,6 +95,10 @@ def _in_hand(model: nn.Module) -> Backbone:
         "a model in hand must be of percepta, timm or torchvision; save one of transformers into a folder and name it "
         f"hf/FOLDER; got {type(model).__module__}.{type(model).__name__}."
     )
+
+
+def _is_pattern(name: str) -> bool:
+    return bool(_PATTERN & set(name)) and not Path(name).expanduser().exists()
 
 
 def _is_foreign(name: str) -> bool:

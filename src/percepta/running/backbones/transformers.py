@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def open_transformers(place: str, name: str = "", random_weights: bool = False) 
         classifier = any("ForImageClassification" in one for one in config.architectures or ())
         kind: Any = AutoModelForImageClassification if classifier else AutoModel
         processor: Any = AutoImageProcessor.from_pretrained(where)
-        with seeded():
+        with seeded(), _quiet():
             model = kind.from_config(config) if random_weights else kind.from_pretrained(where)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
@@ -52,6 +54,20 @@ def open_transformers(place: str, name: str = "", random_weights: bool = False) 
             "that save_pretrained wrote, with its preprocessor_config.json."
         ) from error
     return transformers_backbone(model.eval(), processor, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a bar for every file that is read."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def transformers_backbone(model: Any, processor: Any, name: str = "") -> Backbone:

@@ -96,28 +96,35 @@ def budget_of(total: int, models: int, beta: float) -> list[int]:
 
 
 class _Greedy:
-    """The symmetric matrix of similarities while features become fewer; columns that are gone are minus infinity.
+    """The symmetric matrix of similarities while features become fewer; what is gone is met again only by searches.
 
     `best[i]` is the largest similarity of feature i to a later one and `partner[i]` the first feature that has it, so
-    the first maximum of the whole matrix is the best of the first row that has the largest.
+    the first maximum of the whole matrix is the best of the first row that has the largest. A row that lost its partner
+    is searched again only when its turn comes: until then its old best is a bound.
     """
 
     def __init__(self, similarity: Floats, models: int, alpha: float, beta: float) -> None:
         total = len(similarity)
-        self.similarity, self.alpha = similarity, np.float32(alpha)
-        self.plain = similarity.copy()
+        self.plain, self.alpha = similarity, np.float32(alpha)
+        # A little wider than needed: columns of a power of two lie in the same few lines of a cache.
+        self.similarity = np.empty((total, total + 16), np.float32)[:, :total]
+        self.similarity[:] = similarity
+        self.gone = np.zeros(total, np.bool_)
         self.origin = np.arange(total) // (total // models)
         self.members = np.eye(models, dtype=np.bool_)[self.origin]  # whose features each one holds
         self.parent = np.arange(total)
         self.budget = budget_of(total, models, beta)
-        self.best = np.full(total, -np.inf, np.float32)
-        self.partner = np.full(total, total)
-        for index in range(total - 1):
-            self._search(index)
+        later = np.where(np.tri(total, dtype=np.bool_), np.float32(-np.inf), similarity)
+        self.partner = later.argmax(axis=1).astype(np.int32)
+        self.best = later[np.arange(total), self.partner]
+        self.stale = np.zeros(total, np.bool_)
 
     def merge_best(self) -> None:
         """One step."""
         kept = int(self.best.argmax())
+        while self.stale[kept]:
+            self._search(kept)
+            kept = int(self.best.argmax())
         gone = int(self.partner[kept])
         if self.best[kept] == -np.inf:
             kept, gone = self._best_left()
@@ -127,40 +134,44 @@ class _Greedy:
         else:
             self.members[kept] |= self.members[gone]
             row[self.members[:, self.members[kept]].any(axis=1)] = -np.inf
-        self.parent[gone] = kept
-        self.similarity[:, gone] = -np.inf
+        self.parent[gone], self.gone[gone] = kept, True
+        np.copyto(row, -np.inf, where=self.gone)
         self.similarity[:, kept] = self.similarity[kept] = row
-        self.best[gone], self.partner[gone] = -np.inf, -1
         self._refresh(kept, gone, row)
         if self.origin[kept] == self.origin[gone]:
             self._spend(int(self.origin[kept]))
 
     def columns(self) -> Numbers:
         """For each feature the number of the merged one that it is in, in their order."""
-        number = np.cumsum(self.parent == np.arange(len(self.parent))) - 1
+        number = np.cumsum(~self.gone) - 1
         for index, parent in enumerate(self.parent):  # a parent comes before its children
             if parent != index:
                 number[index] = number[parent]
         return number
 
     def _refresh(self, kept: int, gone: int, row: Floats) -> None:
-        """Every row's best again, after one feature got new similarities and another went."""
-        best, partner = self.best[:kept], self.partner[:kept]
-        stale = (self.partner == gone) | (self.partner == kept)
-        better = (row[:kept] > best) | ((row[:kept] == best) & (kept < partner))
-        best[better], partner[better] = row[:kept][better], kept
-        stale[:kept] &= ~better
-        stale[kept] = True
-        for index in np.flatnonzero(stale).tolist():
-            self._search(index)
+        """Every row's best, or a bound on it, after one feature got new similarities and another went."""
+        self.stale |= (self.partner == gone) | (self.partner == kept)
+        best, partner, stale, new = (one[:kept] for one in (self.best, self.partner, self.stale, row))
+        (larger,) = (new > best).nonzero()
+        best[larger], partner[larger], stale[larger] = new[larger], kept, False
+        (equal,) = (new == best).nonzero()  # of equals the first feature counts
+        equal = equal[~stale[equal] & (partner[equal] > kept)]
+        partner[equal] = kept
+        self.best[gone], self.partner[gone], self.stale[gone] = -np.inf, -1, False
+        self._search(kept)
 
     def _search(self, index: int) -> None:
+        self.stale[index] = False
         later = self.similarity[index, index + 1 :]
-        if len(later):
+        place = int(later.argmax()) if len(later) else -1
+        while place >= 0 and self.gone[index + 1 + place] and later[place] > -np.inf:
+            later[place] = -np.inf
             place = int(later.argmax())
-            self.partner[index], self.best[index] = index + 1 + place, later[place]
-        else:
+        if place < 0:
             self.best[index] = -np.inf
+        else:
+            self.partner[index], self.best[index] = index + 1 + place, later[place]
 
     def _spend(self, origin: int) -> None:
         """One merge within a model; when none is left, its features no longer meet."""
@@ -169,11 +180,10 @@ class _Greedy:
             own = self._left()
             own = own[self.origin[own] == origin]
             self.similarity[np.ix_(own, own)] = -np.inf
-            for index in own.tolist():
-                self._search(index)
+            self.stale[own] = True
 
     def _left(self) -> Numbers:
-        return np.flatnonzero(self.parent == np.arange(len(self.parent)))
+        return np.flatnonzero(~self.gone)
 
     def _best_left(self) -> tuple[int, int]:
         """Where everything is forbidden and too many are left: the most correlated ones, of different models first."""

@@ -38,14 +38,15 @@ from percepta.evaluation import bootstrap_interval
 from percepta.selection import (
     ESTIMATORS,
     RECOMMENDED,
-    Candidate,
     OracleTable,
     ScoreEvaluation,
     as_targets,
     evaluate_scores,
-    rank,
+    parameters_prior,
     sample_probe,
+    z_scores,
 )
+from percepta.selection.ranking import PRIOR_WEIGHT
 
 SIDE, FITTED, TESTED = 32, 1000, 1500
 SOURCE_PICTURES, SOURCE_EPOCHS, EPOCHS, BATCH = 6000, 2, 4, 25
@@ -270,50 +271,46 @@ def is_own(record: dict[str, Any]) -> bool:
     return record["target"] in (record["model"].split(" ")[-1], OWN.get(record["model"]))
 
 
-def scores_of(bank: Bank, names: Sequence[str], ensemble: bool) -> dict[str, np.ndarray]:
-    """(runs, rows) of every estimator, and of the ranking's ensemble with and without its prior."""
-    found = {name: np.zeros((RUNS, len(bank.records))) for name in names}
-    extra = {"ensemble": True, "ensemble without prior": False} if ensemble else {}
-    found |= {name: np.zeros((RUNS, len(bank.records))) for name in extra}
-    for target in bank.table.groups():
-        rows = [row for row, one in enumerate(bank.records) if one["target"] == target]
+def scored(out: Path, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Every estimator of one model on one target, a value a probe; NaN where probabilities are missing; kept."""
+    file = out / "scores" / f"{record['model']} on {record['target']}.json"
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    missing = [one for name, one in ESTIMATORS.items() if name not in found]
+    for estimator in missing:
+        found[estimator.name] = []
         for turn in range(RUNS):
-            probe = sample_probe(bank.arrays[rows[0]]["labels"], BUDGET, seed=turn)
-            targets = as_targets(bank.arrays[rows[0]]["labels"][probe])
-            candidates = {bank.records[row]["model"]: candidate(bank, row, probe) for row in rows}
-            for name in names:
-                for row in rows:
-                    one = candidates[bank.records[row]["model"]]
-                    found[name][turn, row] = ESTIMATORS[name](one.features, targets, one.probabilities)
-            # Only models that may be judged stand in one ranking, since a z-score depends on the others.
-            judged = [row for row in rows if not is_own(bank.records[row])]
-            fair = {bank.records[row]["model"]: candidates[bank.records[row]["model"]] for row in judged}
-            for name, with_prior in extra.items():
-                ranking = rank(fair, targets, resamples=0, **({} if with_prior else {"prior_weight": 0.0}))
-                for row in judged:
-                    found[name][turn, row] = ranking[bank.records[row]["model"]].ensemble.score
+            rows = sample_probe(arrays["labels"], BUDGET, seed=turn)
+            likely = arrays["probabilities"][rows] if "probabilities" in arrays else None
+            known = likely is not None or not estimator.needs_probabilities
+            features, targets = arrays["features"][rows].astype(np.float64), as_targets(arrays["labels"][rows])
+            found[estimator.name].append(estimator(features, targets, likely) if known else math.nan)
+    if missing:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found) + "\n")
     return found
 
 
-def candidate(bank: Bank, row: int, probe: np.ndarray) -> Candidate:
-    """What one model sees of one probe."""
-    record, arrays = bank.records[row], bank.arrays[row]
-    likely = arrays.get("probabilities")
-    return Candidate(
-        arrays["features"][probe].astype(np.float64),
-        record["parameters"],
-        record["depth"],
-        probabilities=None if likely is None else likely[probe],
-    )
+def scores_of(bank: Bank, out: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """(runs, rows) of the estimators, and of the ensemble that `rank` makes, with and without its prior."""
+    rows = [scored(out, record, arrays) for record, arrays in zip(bank.records, bank.arrays)]
+    found = {name: np.array([row[name] for row in rows]).T for name in names}
+    plain, added = np.zeros((RUNS, len(rows))), np.zeros((RUNS, len(rows)))
+    # Only models that may be judged stand in one ranking, since a z-score depends on the others.
+    for places in bank.table.groups().values():
+        votes = [[z_scores(found[name][turn, places]) for name in RECOMMENDED] for turn in range(RUNS)]
+        plain[:, places] = np.mean(votes, axis=1)
+        sizes = z_scores(parameters_prior([bank.records[place]["parameters"] for place in places]))
+        added[:, places] = plain[:, places] + PRIOR_WEIGHT * sizes
+    return {**found, "ensemble": added, "ensemble without prior": plain}
 
 
-def judged(bank: Bank, names: Sequence[str], ensemble: bool) -> ScoreEvaluation:
+def judged(bank: Bank, out: Path, names: Sequence[str]) -> ScoreEvaluation:
     """Every score and the static rankings, by every measure."""
     static = {
         "parameters": [math.log10(record["parameters"]) for record in bank.records],
         "depth": [record["depth"] for record in bank.records],
     }
-    return evaluate_scores(bank.table, scores_of(bank, names, ensemble), static)
+    return evaluate_scores(bank.table, scores_of(bank, out, names), static)
 
 
 def show(title: str, evaluation: ScoreEvaluation) -> None:
@@ -359,10 +356,10 @@ def report(out: Path) -> None:
         shown = " | ".join(f"{value:.1f}" for value in (max(values), min(values), np.mean(values)))
         print(f"| {target} | {len(found)} | {shown} | {max(found)[1]} |")
     names = [name for name, one in ESTIMATORS.items() if not one.needs_probabilities]
-    whole = judged(bank, names, ensemble=True)
+    whole = judged(bank, out, names)
     show(f"All models, {RUNS} probes of {BUDGET} pictures a target", whole)
     print(f"\n{verdict(whole)}")
-    classifiers = judged(read(out, lambda model: model not in ENCODERS), list(ESTIMATORS), ensemble=True)
+    classifiers = judged(read(out, lambda model: model not in ENCODERS), out, list(ESTIMATORS))
     show("Convolutional networks with a classifier (for LEEP and NCE)", classifiers)
     content = {"all": whole.to_dict(), "classifiers": classifiers.to_dict(), "verdict": verdict(whole)}
     (out / "report.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -171,13 +171,15 @@ def _one_sort(distances: Matrix, labels: Rows) -> tuple[float, float, int, float
         raise BadInput("PARC needs pairs of one class and pairs of different classes; got only one sort of pair.")
     everything.sort()
     alike.sort()  # neighbours are looked up one after the other
-    starts = np.flatnonzero(np.diff(everything, prepend=-np.inf) > TIE)
-    ties = np.diff(starts, append=pairs).astype(np.float64)
-    place = np.searchsorted(everything if len(starts) == pairs else everything[starts], alike, "right") - 1
-    ranks = float((starts[place] + (ties[place] + 1) / 2).sum())
+    larger = np.diff(everything) > TIE
+    ranks, shared = float(np.searchsorted(everything, alike, "right").sum()), 0.0
+    if not larger.all():  # average ranks, halfway between the ends of a tie
+        starts = np.concatenate([[0], np.flatnonzero(larger) + 1])
+        ties = np.diff(starts, append=pairs).astype(np.float64)
+        place = np.searchsorted(everything[starts], alike, "right") - 1
+        ranks, shared = float((starts[place] + (ties[place] + 1) / 2).sum()), float((ties**3 - ties).sum())
     area = 1 - (ranks - few * (few + 1) / 2) / (few * many)
-    shared = ties[ties > 1]
-    variance = (float(pairs) ** 2 - 1 - float((shared**3 - shared).sum()) / pairs) / 12
+    variance = (float(pairs) ** 2 - 1 - shared / pairs) / 12
     return area, many / pairs, pairs, float(np.sqrt(max(variance, 0.0)))
 
 

@@ -6,7 +6,8 @@ A few hundred pictures go through each candidate once; scores that foretell how 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -90,19 +91,12 @@ def select_models(  # noqa: PLR0913 (the front door)
     left_out: list[Failure] = []
     for number, (name, model) in enumerate(chosen.items(), start=1):
         try:
-            backbone = open_backbone(model, None, device, dtype, random_weights)
-            found[name] = probe.seen(backbone, False, batch_size, watch(f"{name}, {number} of {len(chosen)}"), on_error)
-        except BadMedia:
-            raise
-        except PerceptaError as error:
-            left_out.append(Failure(name, f"{name} is left out: {error}"))
-        except BROKEN as error:
-            if isinstance(model, str) and "/" not in model:
-                raise
-            reason = " ".join(str(error).split())[:160]
-            left_out.append(
-                Failure(name, f"{name} is left out, since it cannot be run: {reason or type(error).__name__}.")
-            )
+            with _usable(name, model):
+                backbone = open_backbone(model, None, device, dtype, random_weights)
+                bar = watch(f"{name}, {number} of {len(chosen)}")
+                found[name] = probe.seen(backbone, False, batch_size, bar, on_error)
+        except _LeftOut as error:
+            left_out.append(Failure(name, str(error)))
     keeping.trim()
     if len(found) < 2:
         why = f" ({left_out[0].reason})" if left_out else ""
@@ -269,6 +263,26 @@ def _candidate(seen: _Seen, rows: NDArray[np.int64], what: str) -> Candidate:
         option.macs,
         None if likely is None else likely[places],
     )
+
+
+class _LeftOut(Exception):
+    """A model cannot be loaded or run; the others can."""
+
+
+@contextmanager
+def _usable(name: str, model: str | nn.Module) -> Iterator[None]:
+    """What a model raises, as `_LeftOut`; but what is wrong with the pictures, or with our own code, as it is."""
+    try:
+        yield
+    except BadMedia:
+        raise
+    except PerceptaError as error:
+        raise _LeftOut(f"{name} is left out: {error}") from error
+    except BROKEN as error:
+        if isinstance(model, str) and "/" not in model:
+            raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise _LeftOut(f"{name} is left out, since it cannot be run: {reason}.") from error
 
 
 def _models(among: Any) -> dict[str, str | nn.Module]:

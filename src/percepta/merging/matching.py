@@ -164,14 +164,12 @@ class _Greedy:
     def _search(self, index: int) -> None:
         self.stale[index] = False
         later = self.similarity[index, index + 1 :]
-        place = int(later.argmax()) if len(later) else -1
-        while place >= 0 and self.gone[index + 1 + place] and later[place] > -np.inf:
-            later[place] = -np.inf
+        np.copyto(later, -np.inf, where=self.gone[index + 1 :])
+        if len(later):
             place = int(later.argmax())
-        if place < 0:
-            self.best[index] = -np.inf
-        else:
             self.partner[index], self.best[index] = index + 1 + place, later[place]
+        else:
+            self.best[index] = -np.inf
 
     def _spend(self, origin: int) -> None:
         """One merge within a model; when none is left, its features no longer meet."""

@@ -223,6 +223,16 @@ def test_other_files_and_folders_are_read_too(files: list[Path], tmp_path: Path)
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
+def test_the_parts_of_one_checkpoint_are_one_model(files: list[Path], tmp_path: Path) -> None:
+    folder, whole = tmp_path / "parts", state(1)
+    for number in (1, 2):
+        part = {key: value for place, (key, value) in enumerate(whole.items()) if place % 2 == number - 1}
+        write_safetensors(folder / f"model-0000{number}-of-00002.safetensors", part)
+    out = merge_files([files[2], folder], tmp_path / "merged.safetensors", "average")
+    wanted = average_states([state(2), whole])
+    assert all(torch.equal(value, wanted[key]) for key, value in load_file(out).items())
+
+
 def test_what_cannot_be_is_refused_in_a_sentence(files: list[Path], tunes: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "merged.safetensors"
 
@@ -238,6 +248,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(files: list[Path], tunes: list[
         "option of ties must be one of keep, scale; got 'kep' .did you mean 'keep'", files, out, "ties", files[0], kep=1
     )
     refused("regmean needs grams", files, out, "regmean")
+    refused("goes into a file; .* is a folder", files, tmp_path, "average")
     refused("average needs at least 2 models; got 1", files[:1], out, "average")
     refused("is .* missing in model 2", [tunes[1], files[1]], out, "average")
     refused("does not exist", [files[1], tmp_path / "none"], out, "average", kind=MissingWeights)

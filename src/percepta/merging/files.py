@@ -102,7 +102,7 @@ def merge_files(
     models = FineTunes(paths, base, method, chosen.least)
     same_architecture([*models.states, *([] if models.base is None else [models.base])])
     first = models.states[0]
-    metadata = dict(first.metadata) if isinstance(first, StateFile) else {"format": "pt"}
+    metadata = {"format": "pt"} | (first.metadata if isinstance(first, StateFile) else {})
     metadata["merging"] = json.dumps(
         {"schema": SCHEMA, "method": method, "models": [Path(path).name for path in paths]}
     )

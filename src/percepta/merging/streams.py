@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from percepta.checkpoints.files import DAMAGE, find_file, read_metadata, read_tensors
+from percepta.checkpoints.files import DAMAGE, SUFFIXES, find_file, read_metadata, read_tensors
 from percepta.errors import BadInput, CheckpointMismatch
 
 State = Mapping[str, Tensor] | str | Path
@@ -92,7 +92,7 @@ def open_state(state: State) -> Mapping[str, Tensor]:
     if isinstance(state, Mapping):
         return state
     folder = Path(state).expanduser()
-    if folder.is_dir() and len([file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")]) > 1:
+    if folder.is_dir() and len([file for file in folder.iterdir() if file.suffix in SUFFIXES]) > 1:
         return read_tensors(folder)
     file = find_file(folder)
     return StateFile(file) if file.suffix == ".safetensors" else read_tensors(file)
@@ -229,9 +229,11 @@ def write_stream(
         metadata: strings for the header.
         progress: called with 1 after each tensor.
 
-    Returns: the path. Raises: BadInput for a type that safetensors has no name for.
+    Returns: the path. Raises: BadInput for a folder, and for a type that safetensors has no name for.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise BadInput(f"the merged model goes into a file; {str(path)!r} is a folder.")
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     # The widest types first, so that every tensor begins at a multiple of its width.

@@ -26,6 +26,7 @@ from percepta.merging.matching import (
     BETA,
     MATCHERS,
     Floats,
+    Matcher,
     Matching,
     average_features,
     correlation_of,
@@ -140,24 +141,29 @@ def merge_models(
     plan = plan_of(models, example, stop)
     zipping = method in ("zipit", "least-squares")
     matcher = partial(zip_features, alpha=alpha, beta=beta) if zipping else MATCHERS.get(method, average_features)
-    correlations: dict[str, Floats] = {}
-    states = [network.state_dict() for network in plan.networks]
-    if method == "weights":
-        matchings = match_by_weights(states, plan.blueprint)
-    elif method == "average":
-        matchings = {}
-    elif statistics == "weights":
-        matchings = match_weight_correlations(states, plan.blueprint, matcher, normed)
-    else:
-        found = covariances(plan.networks, plan.blueprint, batches)
-        correlations = {name: correlation_of(covariance) for name, covariance in found.items()}
-        matchings = match_spaces(plan.blueprint, correlations, len(models), matcher, normed)
+    matchings, correlations = _matched(plan, batches, method, matcher, normed, statistics)
     merged = assemble(plan, matchings, correlations, epsilon)
     if method == "least-squares":
         _fit(plan, merged, batches)
     if reset:
         reset_norms(merged.model, batches)
     return merged
+
+
+def _matched(
+    plan: Plan, batches: Batches, method: str, matcher: Matcher, normed: str, statistics: str
+) -> tuple[dict[str, Matching], dict[str, Floats]]:
+    """Matchings by space, and the correlations that they were made by, where features were looked at."""
+    states = [network.state_dict() for network in plan.networks]
+    if method == "average":
+        return {}, {}
+    if method == "weights":
+        return match_by_weights(states, plan.blueprint), {}
+    if statistics == "weights":
+        return match_weight_correlations(states, plan.blueprint, matcher, normed), {}
+    found = covariances(plan.networks, plan.blueprint, batches)
+    correlations = {name: correlation_of(covariance) for name, covariance in found.items()}
+    return match_spaces(plan.blueprint, correlations, len(plan.models), matcher, normed), correlations
 
 
 def _fit(plan: Plan, merged: Merged, batches: Batches) -> None:

@@ -158,20 +158,10 @@ def merge(  # noqa: PLR0913 (the front door)
     prepared = None if data is None else prepare_data(data, opened[0], limit, TESTED, BATCH, bar)
     tasks = [] if prepared is None else tasks_of(opened, prepared, classes)
     run = _Run(opened, prepared, tasks, method, alpha, beta, base, architecture, dict(options or {}))
-    stop = run.needed_stop(stop)
-    merged = run.merged(stop)
-    notes = run.notes(merged)
-    rows = run.rows(merged)
-    stops = run.sweep(progress) if sweep else ()
+    merged = run.merged(run.needed_stop(stop))
     if out is not None:
         save_merged(merged, [one.model for one in opened], out, [one.maker for one in opened])
-    verdict = "" if prepared is None else judged(rows, len(opened))
-    named = tuple(tuple(prepared.names[one] for one in task) for task in tasks) if prepared is not None else ()
-    names = tuple(one.name for one in opened)
-    failures = () if prepared is None else prepared.failures
-    return Merge(
-        merged.model, method, names, tuple(rows), named, tuple(stops), merged.correlations, verdict, notes, failures
-    )
+    return run.result(merged, run.sweep(progress) if sweep else [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,6 +271,23 @@ class _Run:
         if bar is not None:
             bar.finish()
         return found
+
+    def result(self, merged: Merged, stops: Sequence[tuple[float, Row]]) -> Merge:
+        """All that is to be told."""
+        rows = self.rows(merged)
+        known = () if self.data is None else self.data.names
+        return Merge(
+            merged.model,
+            self.method,
+            tuple(one.name for one in self.opened),
+            tuple(rows),
+            tuple(tuple(known[one] for one in task) for task in self.tasks),
+            tuple(stops),
+            merged.correlations,
+            judged(rows, len(self.opened)) if rows else "",
+            self.notes(merged),
+            () if self.data is None else self.data.failures,
+        )
 
     def notes(self, merged: Merged) -> tuple[str, ...]:
         """What to know beside the figures."""

@@ -1,6 +1,6 @@
 """Which score foretells fine-tuning? A bank of small models, fine-tuned for real on seven targets, and every score.
 
-    python benchmarks/selection_bank.py --data FOLDER [--out runs/selection-bank]     # about 25 minutes of one core
+    python benchmarks/selection_bank.py --data FOLDER [--out runs/selection-bank]     # about 15 minutes of one core
     python benchmarks/selection_bank.py --report [--out runs/selection-bank]
 
 FOLDER holds cifar10-train.parquet and cifar10-test.parquet. Sources are trained on the training photographs and on

@@ -32,8 +32,8 @@ from PIL import Image
 from percepta.datasets.cifar import CIFAR10_NAMES, read_cifar10
 from percepta.datasets.picture_sets import file_pictures
 from percepta.datasets.scenes import TEST_SEED_START, SceneConfig, make_scene
-from percepta.evaluation.probes import linear_probe
-from percepta.evaluation.probing import LINEAR_GRID
+from percepta.evaluation.probes import linear_probe, ridge_probe
+from percepta.evaluation.probing import LINEAR_GRID, RIDGE_GRID
 from percepta.running.backbones import Backbone, open_backbone
 from percepta.running.modes import evaluating
 from percepta.tasks.encoding import encode_each
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--test-count", type=int, default=3000)
     parser.add_argument("--budget", type=int, default=500)
     parser.add_argument("--estimators", nargs="*")
+    parser.add_argument("--probe", choices=("logistic", "ridge"), default="logistic")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ratio", action="store_true")
     given = parser.parse_args()
@@ -90,7 +91,7 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
         for task, values in labels.items():
             numbers = np.unique(values, return_inverse=True)[1]
             began = time.process_time()
-            right = _probed(vectors, numbers, given.train_count)
+            right = _probed(vectors, numbers, given.train_count, given.probe)
             probing = seconds + time.process_time() - began
             table = folder / f"{place}-{task}.csv"
             rows = [f"{file},{value}" for file, value in zip(files, values)][: given.train_count]
@@ -154,11 +155,15 @@ def _encoded(backbone: Backbone, files: Sequence[Path]) -> dict[str, Any]:
     return vectors
 
 
-def _probed(vectors: dict[str, Any], labels: NDArray[np.int64], train: int) -> dict[str, float]:
+def _probed(vectors: dict[str, Any], labels: NDArray[np.int64], train: int, kind: str) -> dict[str, float]:
     """Accuracy on the test pictures by layer."""
     right = {}
     for layer, values in vectors.items():
-        probe = linear_probe(values[:train], labels[:train], values[train:], LINEAR_GRID)
+        known, asked = values[:train], values[train:]
+        if kind == "ridge":
+            probe = ridge_probe(known, labels[:train], asked, RIDGE_GRID)
+        else:
+            probe = linear_probe(known, labels[:train], asked, LINEAR_GRID)
         right[layer] = float((probe.scores.argmax(axis=1) == labels[train:]).mean())
     return right
 

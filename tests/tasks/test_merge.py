@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,49 +19,17 @@ from percepta.evaluation.joint import JointAccuracy
 from percepta.merging import MultiHead
 from percepta.tasks.merge import judged, merge
 from percepta.tasks.merging_scores import Row
-
-NAMES = ("blue", "green", "red", "white")
+from tests.tasks import halves
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four colours with noise, twelve pictures each."""
-    root = tmp_path_factory.mktemp("colours")
-    random = np.random.default_rng(0)
-    colours = {"blue": (40, 40, 220), "green": (40, 200, 40), "red": (220, 40, 40), "white": (230, 230, 230)}
-    for name, colour in colours.items():
-        (root / name).mkdir()
-        for number in range(12):
-            noise = random.normal(0, 25, (16, 16, 3))
-            Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(
-                root / name / f"{number}.png"
-            )
-    return root
-
-
-def trained(folder: Path, classes: tuple[int, ...], seed: int, outputs: int = 4, steps: int = 40) -> Any:
-    """A narrow residual network that knows some of the colours."""
-    torch.manual_seed(seed)
-    model = percepta.build("resnet20", stages=(1, 1, 1), widths=(8, 12, 16), classes=outputs, image_size=16)
-    pictures = [(path, number) for number in classes for path in sorted((folder / NAMES[number]).glob("*.png"))]
-    x = torch.stack([model.preprocess(Image.open(path)) for path, _ in pictures])
-    y = torch.tensor([number if outputs == 4 else classes.index(number) for _, number in pictures])
-    optimiser = torch.optim.SGD(model.parameters(), 0.05, 0.9)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(model(x), y).backward()
-        optimiser.step()
-    return model.eval()
+    return halves.colours(tmp_path_factory.mktemp("colours"))
 
 
 @pytest.fixture(scope="module")
 def files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two networks with four outputs: one knows blue and green, the other red and white."""
-    root = tmp_path_factory.mktemp("models")
-    paths = root / "a.safetensors", root / "b.safetensors"
-    for seed, (path, classes) in enumerate(zip(paths, ((0, 1), (2, 3)), strict=True)):
-        percepta.save(trained(folder, classes, seed), path)
-    return paths
+    return halves.pair(tmp_path_factory.mktemp("models"), folder)
 
 
 def test_two_networks_become_one_that_knows_more_than_either(files, folder, tmp_path) -> None:
@@ -111,7 +78,7 @@ def test_a_sweep_draws_how_accuracy_falls_with_depth(files, folder) -> None:
 
 
 def test_heads_of_different_classes_stay_apart_and_are_named(folder) -> None:
-    models = [trained(folder, classes, seed, outputs=2) for seed, classes in enumerate(((0, 1), (2, 3)))]
+    models = [halves.trained(folder, classes, seed, outputs=2) for seed, classes in enumerate(((0, 1), (2, 3)))]
     with pytest.raises(BadInput, match="classes must say which of the data's 4 classes"):
         merge(models, folder)
     found = merge(models, folder, classes=[["blue", "green"], ["2", "3"]])
@@ -125,7 +92,7 @@ def test_heads_of_different_classes_stay_apart_and_are_named(folder) -> None:
 
 
 def test_fine_tunes_of_one_model_by_their_own_methods(folder, tmp_path) -> None:
-    base = trained(folder, (0, 1, 2, 3), 0, steps=10)
+    base = halves.trained(folder, (0, 1, 2, 3), 0, steps=10)
     percepta.save(base, tmp_path / "base.safetensors")
     tuned = []
     for number in range(2):
@@ -179,7 +146,7 @@ def test_what_cannot_be_is_one_sentence(files, folder, tmp_path) -> None:
     (tmp_path / "regression.csv").write_text("path,label\n" + f"{folder}/red/0.png,a;b\n{folder}/red/1.png,b\n")
     with pytest.raises(BadInput, match="one class for each picture"):
         merge(files, tmp_path / "regression.csv")
-    other = trained(folder, (0, 1), 0, steps=1)
+    other = halves.trained(folder, (0, 1), 0, steps=1)
     wide = percepta.build("resnet20", stages=(1, 1, 1), widths=(8, 12, 20), classes=4, image_size=16)
     with pytest.raises(BadInput, match="of one architecture"):
         merge([other, wide], folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,16 +261,14 @@ class _Run:
             raise BadInput(f"a sweep needs a method that can stop early ({', '.join(METHODS)}); got {self.method}.")
         assert self.data is not None
         chosen = _spread(cuts_of(trace(self.models[0])))
-        bar = None if progress is None else progress("places to stop")
         found = []
-        if bar is not None:
-            bar.start(len(chosen))
-        for cut in chosen:
-            found.append((cut.share, scored(cut.name, self.merged(cut.name).model, self.tasks, self.data)))
+        with nullcontext() if progress is None else progress("places to stop") as bar:
             if bar is not None:
-                bar.advance()
-        if bar is not None:
-            bar.finish()
+                bar.start(len(chosen))
+            for cut in chosen:
+                found.append((cut.share, scored(cut.name, self.merged(cut.name).model, self.tasks, self.data)))
+                if bar is not None:
+                    bar.advance()
         return found
 
     def result(self, merged: Merged, stops: Sequence[tuple[float, Row]]) -> Merge:

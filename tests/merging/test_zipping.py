@@ -43,7 +43,8 @@ NARROW = {
         lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=5),
         32,
     ),
-    "pe-core-nano": (lambda: percepta.build("pe-spatial-nano", depth=2), 32),
+    "pe-core-nano": (lambda: percepta.load("pe-core-nano").vision, 64),
+    "pe-spatial-nano": (lambda: percepta.build("pe-spatial-nano", depth=2), 32),
     "hiera-nano": (lambda: percepta.load("hiera-nano"), 32),
 }
 
@@ -58,7 +59,11 @@ DEAD = ("vgg", "mobilenet_v3", "squeezenet")
 """Networks that have dead units without norms or behind squeezed ones; zip finds other partners for these."""
 
 
-@pytest.mark.parametrize("name", NARROW)
+FEW = ("pe-core-nano",)
+"""Networks whose pooled vector, one a picture, leaves too few values to tell hundreds of units apart."""
+
+
+@pytest.mark.parametrize("name", [name for name in NARROW if name not in FEW])
 def test_a_permuted_copy_merges_to_the_original(name: str) -> None:
     make, size = NARROW[name]
     model, copy = pair_of(make, size)
@@ -78,6 +83,7 @@ def test_weights_alone_find_the_permutation(name: str) -> None:
     make, size = NARROW[name]
     model, copy = pair_of(make, size)
     x = pictures(4, size)
+    assert apart(output(copy, x), output(model, x)) < 2e-5
     merged = merge_models([model, copy], [x], "weights", reset=False)
     assert apart(output(merged.model, x), output(model, x)) < 2e-5
 

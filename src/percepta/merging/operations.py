@@ -348,18 +348,18 @@ def _item(walk: Walk, node: Node) -> Any:
     ndim = len(shape_of(given(node)[0]))
     if Ellipsis in keys:
         at = keys.index(Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (ndim - len(keys) + 1)
-    dim, place, pooled = -1, 0, incoming.pooled
-    for axis in range(ndim):
-        key = keys[axis] if axis < len(keys) else slice(None)
-        if key is None or not isinstance(key, slice | int):
+        keys[at : at + 1] = [slice(None)] * (ndim - sum(one is not None for one in keys) + 1)
+    axis, place, dim, pooled = 0, 0, -1, incoming.pooled
+    for key in [*keys, *[slice(None)] * (ndim - sum(one is not None for one in keys))]:
+        if key is not None and not isinstance(key, slice | int):
             raise Refused("its index is not made of numbers and slices.")
-        if axis == incoming.dim:
+        if key is not None and axis == incoming.dim:
             if key != slice(None):
                 raise Refused("it takes some of the features.")
             dim = place
-        place += isinstance(key, slice)
         pooled |= isinstance(key, int) and axis > 0
+        place += not isinstance(key, int)
+        axis += key is not None
     return Features(dim, incoming.parts, pooled)
 
 

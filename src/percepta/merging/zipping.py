@@ -1,6 +1,6 @@
 """ZipIt!: several networks of one architecture, trained by themselves, become one (arXiv 2305.03053).
 
-Order of this file: what comes back, merging, the plan, matching every space.
+Order of this file: what comes back, merging, the plan, what is checked.
 Unusual: the graph is found by tracing; what may happen in a space follows from what reads it (see `spaces`), so that
 residual streams under layer norms are permuted, heads move as wholes, and everything else is zipped.
 """

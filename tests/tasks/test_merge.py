@@ -136,6 +136,17 @@ def test_without_data_it_merges_by_the_weights_and_says_what_that_is_worth(files
     assert merge(files, method="weights").correlations == {}
 
 
+def test_encoders_are_matched_on_pictures_and_not_scored(folder, tmp_path) -> None:
+    torch.manual_seed(0)
+    towers = [percepta.build("pe-spatial-nano", depth=1) for _ in range(2)]
+    found = merge(towers, folder, tmp_path / "tower.safetensors", method="permute", limit=8)
+    assert found.rows == ()
+    assert any("nothing is scored" in note for note in found.notes)
+    assert percepta.load(tmp_path / "tower.safetensors").config.depth == 1
+    with pytest.raises(BadInput, match="give no classes"):
+        merge(towers, folder, sweep=True)
+
+
 def test_what_cannot_be_is_one_sentence(files, folder, tmp_path) -> None:
     with pytest.raises(BadInput, match="two models or more; got 1"):
         merge([files[0]])
@@ -150,6 +161,10 @@ def test_what_cannot_be_is_one_sentence(files, folder, tmp_path) -> None:
     wide = percepta.build("resnet20", stages=(1, 1, 1), widths=(8, 12, 20), classes=4, image_size=16)
     with pytest.raises(BadInput, match="of one architecture"):
         merge([other, wide], folder)
+    with torch.no_grad():
+        other.linear.bias[0] = float("nan")
+    with pytest.raises(BadInput, match=r"linear\.bias of model 1 holds NaN"):
+        merge([other, halves.trained(folder, (0, 1), 1, steps=1)], folder, classes=[["0", "1"], ["2", "3"]])
 
 
 def test_the_verdict_is_a_sentence_with_its_figures() -> None:

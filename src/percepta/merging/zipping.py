@@ -185,6 +185,10 @@ def plan_of(models: Sequence[nn.Module], example: Tensor, stop: str | float | No
     input, (2, 3, H, W)."""
     if len(models) < 2:
         raise BadInput(f"merging needs at least two models; got {len(models)}.")
+    for number, model in enumerate(models, 1):
+        broken = [key for key, value in model.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            raise BadInput(f"weights to merge must be finite; {broken[0]} of model {number} holds NaN or infinity.")
     if (blueprint := blueprint_of_tower(models[0])) is not None:
         _check_states(models)
         if stop is not None:

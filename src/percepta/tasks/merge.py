@@ -26,7 +26,17 @@ from percepta.merging.spaces import Blueprint
 from percepta.merging.trunks import save_merged
 from percepta.results import Failure
 from percepta.tasks.merging_models import Mergeable, open_all
-from percepta.tasks.merging_scores import Prepared, Row, Task, outputs_of, prepare_data, scored, singles, tasks_of
+from percepta.tasks.merging_scores import (
+    Prepared,
+    Row,
+    Task,
+    classifies,
+    outputs_of,
+    prepare_data,
+    scored,
+    singles,
+    tasks_of,
+)
 
 LIMIT, TESTED, BATCH = 1000, 2000, 50
 STOPS = 8  # places of a sweep, at most
@@ -157,7 +167,7 @@ def merge(  # noqa: PLR0913 (the front door)
     opened = open_all(models, architecture)
     bar = None if progress is None else progress("pictures")
     prepared = None if data is None else prepare_data(data, opened[0], limit, TESTED, BATCH, bar)
-    tasks = [] if prepared is None else tasks_of(opened, prepared, classes)
+    tasks = tasks_of(opened, prepared, classes) if prepared is not None and all(map(classifies, opened)) else []
     run = _Run(opened, prepared, tasks, method, alpha, beta, base, architecture, dict(options or {}))
     merged = run.merged(run.needed_stop(stop))
     if out is not None:
@@ -246,7 +256,7 @@ class _Run:
 
     def rows(self, merged: Merged) -> list[Row]:
         """The table; empty without data."""
-        if self.data is None:
+        if self.data is None or not self.tasks:
             return []
         found = singles(self.opened, self.tasks, self.data)
         if self.method != "average" and merged.cut is None:
@@ -259,7 +269,8 @@ class _Run:
         """The same method with the zip stopping at up to eight places."""
         if self.method not in METHODS:
             raise BadInput(f"a sweep needs a method that can stop early ({', '.join(METHODS)}); got {self.method}.")
-        assert self.data is not None
+        if self.data is None or not self.tasks:
+            raise BadInput("a sweep compares classifiers; these models give no classes.")
         chosen = _spread(cuts_of(trace(self.models[0])))
         found = []
         with nullcontext() if progress is None else progress("places to stop") as bar:
@@ -295,6 +306,8 @@ class _Run:
             found.append("merged by the weights alone; with labelled pictures features are matched, and judged.")
             if batch_norms(merged.model):
                 found.append("batch norms hold merged statistics; without pictures little of the accuracy is left.")
+        elif not self.tasks:
+            found.append("these models give no classes: features were matched on the pictures, and nothing is scored.")
         if merged.cut is not None:
             share = f"{merged.cut.share:.0%} of the layers are merged"
             found.append(f"{len(self.opened)} heads behind {merged.cut.name} ({share}).")

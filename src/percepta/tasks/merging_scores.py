@@ -18,7 +18,6 @@ from percepta.datasets.targets import CLASSES, TargetSet, open_targets
 from percepta.errors import BadInput
 from percepta.evaluation import divided
 from percepta.evaluation.joint import JointAccuracy, joint_accuracy
-from percepta.merging import MultiHead
 from percepta.results import Failure
 from percepta.running.modes import evaluating
 from percepta.running.progress import Progress
@@ -176,15 +175,15 @@ def answers_of(model: Any, data: Prepared) -> list[Tensor]:
 
 @torch.no_grad()
 def outputs_of(model: Any, picture: Tensor) -> int:
-    """How many classes a model tells apart. Raises BadInput for one that gives no logits."""
+    """How many classes a model tells apart; 0 for one that gives no logits (B, classes)."""
     with evaluating(model):
         result = model(picture)
-    if not isinstance(result, Tensor) or result.ndim != 2:
-        raise BadInput(
-            f"merge compares classifiers, which give (B, classes); {type(model).__name__} gives something else. "
-            "Without data it is merged all the same."
-        )
-    return int(result.shape[1])
+    return int(result.shape[1]) if isinstance(result, Tensor) and result.ndim == 2 else 0
+
+
+def classifies(opened: Mergeable) -> bool:
+    """Whether a model gives logits: one of another library, or one of ours whose config says how many classes."""
+    return "library" in opened.maker or getattr(getattr(opened.model, "config", None), "classes", None) is not None
 
 
 def of_task(logits: Tensor, task: Task, total: int) -> Tensor:
@@ -232,8 +231,3 @@ def macs_of(model: Any, picture: Tensor) -> float:
     with evaluating(model), FlopCounterMode(display=False) as counter:
         model(picture)
     return counter.get_total_flops() / 2
-
-
-def heads_of(model: Any) -> int:
-    """How many heads a merged model has."""
-    return len(model.heads) if isinstance(model, MultiHead) else 1

@@ -11,7 +11,7 @@ import pytest
 import percepta
 from percepta.catalog import cards
 
-MODELS = {"pe-*": 17, "hiera-*": 15, "mae-hiera-*": 11, "plm*": 4, "sam2*": 9}
+MODELS = {"pe-*": 17, "hiera-*": 15, "mae-hiera-*": 11, "plm*": 4, "resnet20*": 2, "sam2*": 9}
 """By family, toys included."""
 
 

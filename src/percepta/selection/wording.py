@@ -35,7 +35,7 @@ def warnings_of(
             )
     if len(tied) > 1:
         found.append(
-            f"the first {len(tied)} cannot be told apart on this probe ({listed(tied)}): fine-tune these "
+            f"the first {len(tied)} cannot be told apart on this probe ({listed(tied)}): train with each of these "
             f"{len(tied)} and take the best, or label more samples."
         )
     return tuple(found)

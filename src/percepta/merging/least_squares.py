@@ -122,7 +122,7 @@ def _fit(
         for number, network in enumerate(leaving):
             values = _places(module, network(x))
             target = target + moved(values, written, blueprint, matchings, number, len(networks))
-        count = torch.tensor(float(len(rows)))
+        count = rows.new_tensor(float(len(rows)))
         seen = [one.double() for one in (rows.T @ rows, rows.T @ target, rows.sum(0), target.sum(0), count)]
         moments = seen if not moments else [old + new for old, new in zip(moments, seen, strict=True)]
     _solve(merged, module, layer, moments, ridge)
@@ -140,7 +140,7 @@ def _solve(merged: torch.fx.GraphModule, module: Any, layer: Layer, moments: Seq
         spread = ((start @ gram) * start).sum(1).clamp_min(1e-12).sqrt()
         start = start * (norm.weight.double() / spread)[:, None]
     strength = ridge * gram.diagonal().mean().clamp_min(1e-12)
-    regular = gram + strength * torch.eye(len(gram), dtype=gram.dtype)
+    regular = gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     fitted = torch.linalg.solve(regular, cross + strength * start.T).T
     if norm is not None:
         variance = ((fitted @ gram) * fitted).sum(1)

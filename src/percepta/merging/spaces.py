@@ -186,10 +186,10 @@ def _grouped(piece: Tensor, axis: Axis, repeat: int, matching: Matching, model: 
     piece = piece.unflatten(dim, (-1, repeat))
     shape = [*piece.shape]
     shape[dim] = matching.merged
-    found = piece.new_zeros(shape).index_add_(dim, torch.from_numpy(matching.groups[model]), piece)
+    found = piece.new_zeros(shape).index_add_(dim, torch.from_numpy(matching.groups[model]).to(piece.device), piece)
     if axis.writes:
         counts = np.bincount(matching.groups.reshape(-1), minlength=matching.merged)
-        weights = torch.from_numpy(1 / (counts.astype(np.float32) + np.float32(epsilon)))
+        weights = torch.from_numpy(1 / (counts.astype(np.float32) + np.float32(epsilon))).to(piece.device)
         found = found * weights.view(-1, *[1] * (found.ndim - dim - 1))
     return found.flatten(dim, dim + 1)
 

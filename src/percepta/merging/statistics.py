@@ -45,7 +45,9 @@ class Covariance:
 
     def update(self, features: Tensor, samples: int) -> None:
         """Take in a batch: (F, places), of so many samples. What is not a number counts as 0."""
-        values = features.detach().float().nan_to_num(0.0, 0.0, 0.0).to(self.outer.device)
+        values = features.detach().float().nan_to_num(0.0, 0.0, 0.0)
+        if self.outer.device != values.device:
+            self.mean, self.outer = self.mean.to(values.device), self.outer.to(values.device)
         self.mean += values.mean(dim=1) * samples
         self.outer.addmm_(values, values.T, alpha=samples / values.shape[1])
         self.count += samples
@@ -55,7 +57,7 @@ class Covariance:
         if not self.count:
             raise BadInput("merging needs data to see what features have in common; got no batch.")
         mean = self.mean / self.count
-        found: Floats = (self.outer / self.count - mean[:, None] * mean[None]).numpy()
+        found: Floats = (self.outer / self.count - mean[:, None] * mean[None]).cpu().numpy()
         return found
 
 

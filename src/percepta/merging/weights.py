@@ -149,7 +149,7 @@ def _columns(
         size = blueprint.spaces[part.space].size
         if part.space == space:
             rows = [value[start : start + size * part.repeat].reshape(size, -1) for value in values]
-            found.append(torch.cat(rows).numpy())
+            found.append(torch.cat(rows).cpu().numpy())
         start += size * part.repeat
     return found
 

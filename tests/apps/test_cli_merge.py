@@ -64,6 +64,13 @@ def test_wrong_usage_is_one_sentence(more, said, files, tmp_path, percepta) -> N
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_the_help_names_every_method(percepta) -> None:
+    from percepta.merging import METHODS, STATE_METHODS
+
+    told = " ".join(percepta("merge", "--help").out.split())
+    assert all(name in told for name in (*METHODS, *STATE_METHODS))
+
+
 def test_other_endings_are_refused(files, tmp_path: Path, percepta) -> None:
     run = percepta("merge", *map(str, files), "-o", str(tmp_path / "out.pt"))
     assert run.code == 2

@@ -27,7 +27,11 @@ Models = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The merged model, a .safetensors file.")]
 Data = Annotated[Path | None, typer.Option("--data", metavar="DATA", help="Labelled pictures of all tasks.")]
-Method = Annotated[str, typer.Option("--method", metavar="NAME", help="zipit, least-squares, permute, ties, tsv, ...")]
+METHODS = (
+    "zipit, least-squares, permute, weights, optimal, average; of fine-tunes: task_arithmetic, ties, dare, "
+    "breadcrumbs, model_stock, tsv, iso, regmean."
+)
+Method = Annotated[str, typer.Option("--method", metavar="NAME", help=METHODS)]
 Stop = Annotated[
     str | None, typer.Option("--stop", metavar="NODE", help="Where heads begin: a place, or a share of the layers.")
 ]

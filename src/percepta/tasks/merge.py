@@ -129,7 +129,7 @@ def merge(  # noqa: PLR0913 (the front door)
     classes: Sequence[Sequence[str]] | None = None,
     base: str | Path | nn.Module | None = None,
     alpha: float = 0.3,
-    beta: float = 0.125,
+    beta: float = 1.0,
     architecture: str | None = None,
     limit: int = LIMIT,
     options: Mapping[str, Any] | None = None,

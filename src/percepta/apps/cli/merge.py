@@ -66,7 +66,7 @@ def merge(  # noqa: PLR0913 (the options of a command)
     classes: Classes = None,
     base: Base = None,
     alpha: Alpha = 0.3,
-    beta: Beta = 0.125,
+    beta: Beta = 1.0,
     architecture: Architecture = None,
     limit: Limit = 1000,
     settings: Option = None,

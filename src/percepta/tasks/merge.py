@@ -343,7 +343,7 @@ def judged(rows: Sequence[Row], count: int) -> str:
         f"ensemble and {100 * alone:.1f} for the best model alone, at {cost:.0%} of the ensemble's cost"
     )
     if math.isnan(lost) or merged.accuracy.joint <= alone:
-        return f"Not worth it: {figures}; stop the zip earlier, or keep the models apart."
+        return f"Not worth it: {figures}; merge less of the network, or keep the models apart."
     if lost <= CLOSE:
         return f"Worth it: {figures}."
     return f"Worth it where {100 * lost:.1f} points are not missed: {figures}."

@@ -144,7 +144,9 @@ def questions(rng: random.Random) -> tuple[list[Row], list[str]]:
     rows, said = [], []
     for number in range(12):
         options = rng.sample(["red", "blue", "green"], 2)
-        rows.append(Row("fgqa", str(number), options=tuple(options), answer=options[0], group=str(number % 5)))
+        rows.append(
+            Row("fgqa", str(number), options=tuple(options), answer=options[0], group=str(number % 4))
+        )  # as many rows of each
         said.append(rng.choice(["A", "B", "(A) x", "."]))
     return rows, said
 

@@ -25,6 +25,7 @@ from percepta.tasks import encoder as encoder_module
 from percepta.tasks import speeding, trials
 from percepta.tasks.speeding import SpeedupReport, speedup
 from percepta.tasks.trials import Bench, Trial, neighbours, trial_of
+from tests.conftest import plainly
 from tests.tasks import nano
 
 QUICK: dict[str, Any] = {"strategies": ["bipartite"], "budgets": (0.7,), "batch_sizes": (2,), "compile": False}
@@ -60,6 +61,7 @@ def report(by_class: Path, weights: Path) -> SpeedupReport:
     """Of the seeded model by its name, without classes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials, "ROUNDS", (1, 1))
+        patch.setattr("percepta.running.preparing.fastest", plainly)  # as in every test; the clock must not tell
         return speedup("pe-core-nano", by_class, 0.5, "none", weights=weights, **QUICK)
 
 

@@ -94,7 +94,8 @@ class Answer:
         return told or tuple(line.strip() for line in self.text.splitlines() if line.strip())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: all attributes by name; boxes as of `Boxes.to_dict`."""
+        """JSON-ready: all attributes by name; boxes as of `Boxes.to_dict`. The log-probability is rounded, so that what
+        else was in the batch does not show."""
         found = {name: getattr(self, name) for name in ("source", "question", "text", "samples", "said")}
         return found | {
             "moments": [moment.to_dict() for moment in self.moments],
@@ -104,7 +105,7 @@ class Answer:
             "span": None if self.span is None else plain(self.span),
             "finish": self.finish,
             "visual_tokens": int(self.visual_tokens),
-            "logprob": self.logprob,
+            "logprob": None if self.logprob is None else round(self.logprob, 3),
         }
 
     def __str__(self) -> str:

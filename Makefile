@@ -32,7 +32,6 @@ test: lint
 
 test-slow: $(VENV)/.stamp-test
 	$(SINGLE) $(BIN)/python -m pytest -m slow
-	$(SINGLE) ONEDNN_MAX_CPU_ISA=ALL $(BIN)/python -m pytest tests/layers tests/running
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check .

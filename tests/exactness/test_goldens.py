@@ -82,8 +82,8 @@ SLOW = {"sam2-pipeline-tiny21", "sam2-video-tiny21"}
 """Stems of cases that take more than 20 seconds."""
 
 EDGES = {"sam2/video"}
-"""Kinds that turn logits into masks and go on from there. On which side of zero a pixel within rounding of it falls, the
-processor's instructions say, and a memory follows: these cases run with those of AVX2 wherever there are more."""
+"""Kinds that turn logits into masks and go on from there. On which side of zero a pixel within rounding of it falls,
+the processor's instructions say, and a memory follows: these cases run with those of AVX2 wherever there are more."""
 
 pytestmark = pytest.mark.skipif(not CASES, reason=f"no goldens in {FOLDER}")
 

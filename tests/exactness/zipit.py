@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -102,7 +103,7 @@ def mlp(golden: Golden) -> None:
     for call in golden.content["calls"]:
         args = call["args"]
         if call["call"] == "merged_weight":
-            got = merged.state[args["key"]]
+            got = merged.model.state_dict()[args["key"]]
         elif call["call"] == "merged_output":
             with torch.no_grad():
                 got = merged.model(cut(golden.inputs["data"], [args["rows"]]))
@@ -153,7 +154,7 @@ def _resnet_result(golden: Golden, call: Mapping[str, Any], models: list[nn.Modu
     args = call["args"]
     if call["call"] == "merged_weight":
         assert args["stage"] == "before_norm_reset"
-        return merged.state[args["key"]]
+        return _weight(golden, models, merged, args["key"])
     if call["call"] == "unmerge":
         return merged.matchings[_space(args["place"], merged.blueprint, golden.content["model"])].unmerge
     with torch.no_grad():
@@ -162,6 +163,18 @@ def _resnet_result(golden: Golden, call: Mapping[str, Any], models: list[nn.Modu
             return torch.stack([model(x) for model in models])
         found = merged.model(x)
         return torch.stack(found if isinstance(found, list) else [found])
+
+
+def _weight(golden: Golden, models: list[nn.Module], merged: merging.Merged, key: str) -> Tensor:
+    """A merged weight; behind a stop, where heads are separate, the mean over models of what each reads unmerged."""
+    network = merged.model.trunk if isinstance(merged.model, merging.MultiHead) else merged.model
+    if key in network.state_dict():
+        return network.state_dict()[key]
+    states = [model.state_dict() for model in models]
+    whole = merging.plan_of(models, batches(golden)[0][:2]).blueprint
+    rule = whole.rules[key]
+    reading = merging.Rule(tuple(axis for axis in rule.axes if not axis.writes), rule.groups)
+    return merging.merge_states(states, replace(whole, rules={key: reading}), merged.matchings)[key]
 
 
 def _stage(place: str) -> str:

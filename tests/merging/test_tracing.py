@@ -57,7 +57,7 @@ def test_what_is_put_side_by_side_keeps_its_spaces_and_a_norm_spans_them() -> No
     model = Function(lambda m, x: m.wide(m.norm(torch.cat([m.first(x), m.second(x)], dim=1))), (4, 6))
     found = followed(model, 2, 3, 5, 5)
     assert spaces(found, "norm.running_var", True) == spaces(found, "wide.weight", False) == ["first", "second"]
-    assert found.size_of([part for axis in found.rules["norm.weight"].axes for part in axis.parts]) == 10
+    assert [found.spaces[name].size for name in spaces(found, "norm.weight", True)] == [4, 6]
 
 
 def test_a_flattened_map_repeats_each_feature() -> None:

@@ -102,7 +102,7 @@ def test_three_models_and_their_mean() -> None:
         merged = merge_models(models, [x], method)
         assert output(merged.model, x).isfinite().all()
         assert all(matching.models == 3 for matching in merged.matchings.values())
-    state = merge_models(models, [x], "average", reset=False).state
+    state = merge_models(models, [x], "average", reset=False).model.state_dict()
     states = [model.state_dict() for model in models]
     for key, value in state.items():
         assert torch.allclose(value.double(), sum(one[key].double() for one in states) / 3, atol=1e-6), key

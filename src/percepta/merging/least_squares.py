@@ -9,7 +9,7 @@ draws towards the zipped weights, not to zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from percepta.merging.matching import Matching
 from percepta.merging.partial import front_of
 from percepta.merging.spaces import Axis, Blueprint, Rule, moved
 from percepta.merging.statistics import Batches, inputs_of
+from percepta.running.modes import evaluating
 
 RIDGE = 0.01
 
@@ -44,7 +45,6 @@ def fit_layers(
     matchings: Mapping[str, Matching],
     batches: Batches,
     ridge: float = RIDGE,
-    progress: Callable[[str], None] | None = None,
 ) -> None:
     """Fit the layers of a merged network, in place.
 
@@ -54,7 +54,6 @@ def fit_layers(
         blueprint, matchings: of the zip.
         batches: inputs of all tasks; seen once for each layer.
         ridge: strength of the pull towards the zipped weights, as a share of the mean square of the inputs, above 0.
-        progress: called with the path of each layer that was fitted.
 
     Raises: BadInput for a ridge that is not above 0.
     """
@@ -67,8 +66,6 @@ def fit_layers(
         (axis,) = (one for one in rule.axes if one.writes)
         if any(part.space in matchings for part in axis.parts) or _reads(rule.axes, matchings):
             _fit(merged, networks, layer, axis, blueprint, matchings, batches, ridge)
-            if progress is not None:
-                progress(layer.path)
 
 
 def layers_of(graph: torch.fx.GraphModule) -> list[Layer]:
@@ -112,20 +109,26 @@ def _fit(
 ) -> None:
     module = merged.get_submodule(layer.path)
     (entrance,) = (node.all_input_nodes[0] for node in merged.graph.nodes if node.name == layer.node)
-    entering = front_of(merged, entrance.name).eval()
-    leaving = [front_of(network, layer.result).eval() for network in networks]
+    entering = front_of(merged, entrance.name)
+    leaving = [front_of(network, layer.result) for network in networks]
     moments: list[Tensor] = []
     for batch in batches:
         x = inputs_of(batch)
-        rows, written = _rows(module, entering(x)), Rule((Axis(1, axis.parts, True),))
+        rows, written = _rows(module, _given(entering, x)), Rule((Axis(1, axis.parts, True),))
         target = torch.zeros(())
         for number, network in enumerate(leaving):
-            values = _places(module, network(x))
+            values = _places(module, _given(network, x))
             target = target + moved(values, written, blueprint, matchings, number, len(networks))
         count = rows.new_tensor(float(len(rows)))
         seen = [one.double() for one in (rows.T @ rows, rows.T @ target, rows.sum(0), target.sum(0), count)]
         moments = seen if not moments else [old + new for old, new in zip(moments, seen, strict=True)]
     _solve(merged, module, layer, moments, ridge)
+
+
+def _given(network: Any, x: Tensor) -> Tensor:
+    with evaluating(network):
+        result: Tensor = network(x)
+    return result
 
 
 def _solve(merged: torch.fx.GraphModule, module: Any, layer: Layer, moments: Sequence[Tensor], ridge: float) -> None:

@@ -152,7 +152,7 @@ def _layer(walk: Walk, path: str, module: Any, incoming: Features, size: int, ax
 
 def _own(walk: Walk, path: str, module: nn.Module, parts: Sequence[Part]) -> None:
     """Every weight of a module that has one row for each feature."""
-    size = sum(walk.spaces[part.space].size * part.repeat for part in walk.parts(parts))
+    size = walk.size_of(parts)
     for key, value in module.state_dict().items():
         if value.ndim and len(value) == size:
             walk.write(f"{path}.{key}", 0, parts)

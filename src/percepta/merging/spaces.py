@@ -106,10 +106,6 @@ class Blueprint:
         """The spaces that have something to match."""
         return [name for name, space in self.spaces.items() if space.kind != FIXED]
 
-    def size_of(self, parts: Sequence[Part]) -> int:
-        """Length of an axis."""
-        return sum(self.spaces[part.space].size * part.repeat for part in parts)
-
 
 def merge_states(
     states: Sequence[Mapping[str, Tensor]],

@@ -134,7 +134,6 @@ def covariances(
     blueprint: Blueprint,
     batches: Batches,
     memory: int = MEMORY,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
     """Covariances (N F, N F) of the features of N models in each space that may move, the models one after another.
 
@@ -142,7 +141,6 @@ def covariances(
         models: traced networks, or others whose taps are all at modules; run in evaluation mode without gradients.
         batches: inputs of all tasks.
         memory: bytes for the matrices of one pass.
-        progress: called with the samples of each batch that was seen.
 
     Raises: BadInput for no batch, or batches that cannot be gone through again where several passes are needed.
     """
@@ -160,8 +158,6 @@ def covariances(
             features = [_features(model, blueprint, spaces, x) for model in models]
             for name, total in totals.items():
                 total.update(torch.cat([one[name] for one in features]), len(x))
-            if progress is not None:
-                progress(len(x))
         found |= {name: total.result() for name, total in totals.items()}
     return found
 

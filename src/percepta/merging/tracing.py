@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from percepta.errors import BadInput
 from percepta.merging.attentions import is_attention
 from percepta.merging.spaces import FIXED, KINDS, Axis, Blueprint, Part, Rule, Space, Tap
+from percepta.running.modes import evaluating
 
 WHOLE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.Linear, nn.modules.conv._ConvNd)
 """Modules that are not looked into, nor are their subclasses."""
@@ -51,10 +52,13 @@ class _Tracer(torch.fx.Tracer):
 
 
 def trace(model: nn.Module) -> torch.fx.GraphModule:
-    """A network as a graph of operations that shares its modules. Raises BadInput for one whose path depends on values,
-    with the reason."""
+    """A network as a graph of the operations of its evaluation, which shares its modules.
+
+    Raises: BadInput for one whose path depends on values, with the reason.
+    """
     try:
-        graph = _Tracer().trace(model)
+        with evaluating(model):
+            graph = _Tracer().trace(model)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
@@ -170,9 +174,13 @@ class Walk:
                 self.looks.append((part.space, replace(tap, starts=tuple(one + start for one in tap.starts)), pooled))
             start += self.spaces[self.leading(part.space)].size * part.repeat
 
+    def size_of(self, parts: Sequence[Part]) -> int:
+        """Length of an axis."""
+        return sum(self.spaces[part.space].size * part.repeat for part in self.parts(parts))
+
     def settle(self, names: Sequence[str], parts: Sequence[Part], dim: int, ndim: int) -> None:
         """Give free parameters the features that they met along `dim` of a tensor with `ndim` axes."""
-        size = sum(self.spaces[part.space].size * part.repeat for part in self.parts(parts))
+        size = self.size_of(parts)
         for name in names:
             tensor = _attribute(self.graph, name)
             from_end = dim - ndim
@@ -228,7 +236,7 @@ def traced_until(graph: torch.fx.GraphModule, node: str, *inputs: Tensor) -> tup
 def _walked(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], last: str | None = None) -> Walk:
     from percepta.merging.operations import annotate
 
-    with torch.no_grad():
+    with evaluating(graph), torch.no_grad():
         _Values(graph).run(*inputs)
     walk = Walk(graph)
     for node in graph.graph.nodes:

@@ -43,7 +43,6 @@ def match_by_weights(
     models, random = len(states), np.random.default_rng(seed)
     names = blueprint.movable()
     found = {name: average_features(np.eye(blueprint.spaces[name].size * models), models) for name in names}
-    value = dict.fromkeys(names, -np.inf)
     for _ in range(ROUNDS):
         gained = False
         for name in random.permutation(names).tolist():
@@ -52,7 +51,7 @@ def match_by_weights(
             (matching,) = match_spaces(blueprint, {name: gram}, models, permute_features).values()
             now, before = (_agreement(gram, one) for one in (matching, found[name]))
             if now > before + GAIN * max(1.0, abs(before)):
-                found[name], value[name], gained = matching, now, True
+                found[name], gained = matching, True
         if not gained:
             break
     return _with_families(states, blueprint, found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -36,7 +36,7 @@ from percepta.merging.matching import (
 from percepta.merging.matching_spaces import match_spaces
 from percepta.merging.norms import reset_norms
 from percepta.merging.partial import Cut, MultiHead, cut_at, split_at
-from percepta.merging.spaces import PERMUTE, Blueprint, Part, Rule, merge_states
+from percepta.merging.spaces import PERMUTE, Blueprint, Part, merge_states
 from percepta.merging.statistics import Batches, covariances, inputs_of
 from percepta.merging.towers import blueprint_of_tower
 from percepta.merging.tracing import Features, blueprint_of, trace, traced_until
@@ -61,8 +61,6 @@ class Merged:
 
     Attributes:
         model: the merged network: of the models' own class, or a `MultiHead` where the zip stops early.
-        state: all weights under the names of the architecture; behind a stop, where the model has them once for each
-            head, they are means over the models, of what reads the merged features after unmerging.
         matchings: by space.
         correlations: by space, the mean correlation of the features that became one.
         blueprint: the spaces.
@@ -70,7 +68,6 @@ class Merged:
     """
 
     model: nn.Module
-    state: dict[str, Tensor]
     matchings: dict[str, Matching]
     correlations: dict[str, float]
     blueprint: Blueprint
@@ -79,15 +76,15 @@ class Merged:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """Models that may be merged, and how.
+    """Models that may be merged, and how. Nothing in it is a copy: it shares the models' modules.
 
     Attributes:
         models: as they were given.
-        networks: the same for looking at their features: traced, or themselves where the blueprint needs no graph.
-        blueprint: of the part that merges.
+        networks: what merges of them: traced, or themselves where the blueprint needs no graph.
+        blueprint: of that part.
         cut: where that part ends, or None.
         leaving: what passes there.
-        behind: of what reads that, behind the cut.
+        heads: what is behind it, of each model.
     """
 
     models: tuple[nn.Module, ...]
@@ -95,7 +92,7 @@ class Plan:
     blueprint: Blueprint
     cut: Cut | None = None
     leaving: Features | None = None
-    behind: Blueprint = field(default_factory=lambda: Blueprint({}, {}))
+    heads: tuple[nn.Module, ...] = ()
 
 
 def merge_models(
@@ -177,7 +174,6 @@ def _fit(plan: Plan, merged: Merged, batches: Batches) -> None:
         reset_norms(merged.model, batches)
         network = trace(merged.model)
     fit_layers(network, plan.networks, plan.blueprint, merged.matchings, batches)
-    merged.state.update(merged.model.state_dict() if plan.cut is None else network.state_dict())
 
 
 def plan_of(models: Sequence[nn.Module], example: Tensor, stop: str | float | None = None) -> Plan:
@@ -194,16 +190,16 @@ def plan_of(models: Sequence[nn.Module], example: Tensor, stop: str | float | No
         if stop is not None:
             raise BadInput(f"a zip of {type(models[0]).__name__} cannot stop early; pass stop=None.")
         return Plan(tuple(models), tuple(models), blueprint)
-    graphs = [trace(deepcopy(model).eval()) for model in models]
+    graphs = [trace(model) for model in models]
     _check_graphs(graphs)
     if stop is None:
         _check_states(models)
         return Plan(tuple(models), tuple(graphs), blueprint_of(graphs[0], example))
     cut = cut_at(graphs[0], stop)
     blueprint, leaving = traced_until(graphs[0], cut.node, example)
-    trunks = tuple(split_at(graph, cut.node)[0] for graph in graphs)
+    trunks, heads = zip(*(split_at(graph, cut.node) for graph in graphs), strict=True)
     _check_states(trunks)
-    return Plan(tuple(models), trunks, blueprint, cut, leaving, _readers(graphs[0], example, leaving))
+    return Plan(tuple(models), trunks, blueprint, cut, leaving, heads)
 
 
 def assemble(
@@ -218,43 +214,15 @@ def assemble(
         for name, matching in matchings.items()
         if correlations and name in correlations
     }
-    states = [model.state_dict() for model in plan.models]
-    if plan.cut is None:
-        state = merge_states(states, plan.blueprint, matchings, epsilon)
-        model = deepcopy(plan.models[0]).eval()
-        model.load_state_dict(state)
-        return Merged(model, state, dict(matchings), told, plan.blueprint, None)
-    merged = merge_states([network.state_dict() for network in plan.networks], plan.blueprint, matchings, epsilon)
-    trunk = deepcopy(plan.networks[0])
-    trunk.load_state_dict(merged)
-    heads = [split_at(trace(deepcopy(model).eval()), plan.cut.node)[1] for model in plan.models]
-    assert plan.leaving is not None
-    index = torch.stack(
-        [_gather(plan.leaving.parts, plan.blueprint, matchings, model) for model in range(len(plan.models))]
-    )
-    state = merge_states(states, plan.behind, matchings) | merged if _alike(states) else dict(merged)
-    model = MultiHead(trunk, heads, index, plan.leaving.dim).eval()
-    return Merged(model, state, dict(matchings), told, plan.blueprint, plan.cut)
-
-
-def _alike(states: Sequence[Mapping[str, Tensor]]) -> bool:
-    shapes = [{key: value.shape for key, value in state.items()} for state in states]
-    return all(one == shapes[0] for one in shapes)
-
-
-def _readers(graph: torch.fx.GraphModule, example: Tensor, leaving: Features) -> Blueprint:
-    """The weights anywhere in a network that read what passes a cut, where the whole of it can be followed."""
-    try:
-        whole = blueprint_of(graph, example)
-    except BadInput:
-        return Blueprint({}, {})
-    passing = {part.space for part in leaving.parts}
-    rules = {
-        key: Rule(tuple(axis for axis in rule.axes if not axis.writes), rule.groups)
-        for key, rule in whole.rules.items()
-        if any(not axis.writes and passing & {part.space for part in axis.parts} for axis in rule.axes)
-    }
-    return Blueprint(whole.spaces, rules)
+    whole = plan.cut is None
+    model = deepcopy(plan.models[0] if whole else plan.networks[0]).eval()
+    states = [network.state_dict() for network in (plan.models if whole else plan.networks)]
+    model.load_state_dict(merge_states(states, plan.blueprint, matchings, epsilon))
+    if plan.leaving is not None:
+        parts = plan.leaving.parts
+        index = [_gather(parts, plan.blueprint, matchings, number) for number in range(len(plan.models))]
+        model = MultiHead(model, deepcopy(plan.heads), torch.stack(index), plan.leaving.dim).eval()
+    return Merged(model, dict(matchings), told, plan.blueprint, plan.cut)
 
 
 def _gather(parts: Sequence[Part], blueprint: Blueprint, matchings: Mapping[str, Matching], model: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Running a model that belongs to somebody else, and giving it back as it was."""
+"""Models that belong to somebody else: running one and giving it back as it was, and where it comes from."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def homes_of(model: nn.Module) -> list[str]:
+    """The libraries that a model's class and its bases come from, such as "timm"; a subclass may live anywhere."""
+    return [base.__module__.partition(".")[0] for base in type(model).__mro__]

@@ -7,9 +7,10 @@ Unusual: without labelled data it merges all the same, by the weights; but then 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ from percepta.merging import METHODS, STATE_METHODS, Merged, cuts_of, input_gram
 from percepta.merging.norms import batch_norms
 from percepta.merging.partial import Cut
 from percepta.merging.spaces import Blueprint
+from percepta.merging.statistics import Batches
 from percepta.merging.trunks import save_merged
 from percepta.results import Failure
-from percepta.tasks.merging_models import Mergeable, open_all
+from percepta.tasks.merging_models import Mergeable, open_all, open_mergeable
 from percepta.tasks.merging_scores import (
     Prepared,
     Row,
     Task,
+    answers_of,
     classifies,
-    outputs_of,
     prepare_data,
     scored,
     singles,
@@ -41,7 +43,7 @@ from percepta.tasks.merging_scores import (
 LIMIT, TESTED, BATCH = 1000, 2000, 50
 STOPS = 8  # places of a sweep, at most
 CLOSE = 0.08  # joint accuracy below the ensemble's that is still worth its savings
-MERGED_COLOUR, PAPER_GREY = (52, 120, 198), (150, 156, 166)
+MERGED_COLOUR = (52, 120, 198)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,20 +169,37 @@ def merge(  # noqa: PLR0913 (the front door)
     opened = open_all(models, architecture)
     bar = None if progress is None else progress("pictures")
     prepared = None if data is None else prepare_data(data, opened[0], limit, TESTED, BATCH, bar)
-    tasks = tasks_of(opened, prepared, classes) if prepared is not None and all(map(classifies, opened)) else []
-    run = _Run(opened, prepared, tasks, method, alpha, beta, base, architecture, dict(options or {}))
+    answers, tasks = [], []
+    if prepared is not None and all(map(classifies, opened)):
+        answers = [answers_of(one.model, prepared)[0] for one in opened]
+        tasks = tasks_of(opened, answers, prepared, classes)
+    run = _Run(opened, prepared, answers, tasks, method, alpha, beta, base, architecture, dict(options or {}), progress)
     merged = run.merged(run.needed_stop(stop))
     if out is not None:
         save_merged(merged, [one.model for one in opened], out, [one.maker for one in opened])
-    return run.result(merged, run.sweep(progress) if sweep else [])
+    return run.result(merged, run.sweep() if sweep else [])
+
+
+@dataclass(frozen=True, eq=False)
+class _Watched:
+    """Batches that can be gone through again and again, and tell how far somebody is."""
+
+    batches: Sequence[torch.Tensor]
+    tell: Callable[[int], None]
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for batch in self.batches:
+            yield batch
+            self.tell(len(batch))
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """One call of `merge`: what it was given."""
+    """One call of `merge`: what it was given, and what each model answers to the test pictures."""
 
     opened: Sequence[Mergeable]
     data: Prepared | None
+    answers: Sequence[torch.Tensor]
     tasks: Sequence[Task]
     method: str
     alpha: float
@@ -188,6 +207,7 @@ class _Run:
     base: str | Path | nn.Module | None
     architecture: str | None
     options: dict[str, Any]
+    progress: Callable[[str], Any] | None
 
     @property
     def models(self) -> list[Any]:
@@ -210,32 +230,24 @@ class _Run:
         same_keys = all(list(one) == list(shapes[0]) for one in shapes)
         apart = same_keys and any(one != shapes[0] for one in shapes)
         if self.data is not None and len(set(self.tasks)) > 1:
-            sizes = [outputs_of(one, self.data.tested[0][:1]) for one in self.models]
-            apart |= sizes[0] != len(self.data.names)
+            apart |= self.answers[0].shape[1] != len(self.data.names)
         return 1.0 if stop is None and apart and self.method in METHODS else stop
 
     def merged(self, stop: str | float | None = None) -> Merged:
-        """The merged model."""
-        if self.method in METHODS:
-            statistics = "data" if self.data is not None else "weights"
-            return merge_models(
-                self.models,
-                self.batches(),
-                self.method,
-                self.alpha,
-                self.beta,
-                stop,
-                reset=self.data is not None,
-                statistics=statistics,
-            )
-        return self._fine_tunes()
+        """The merged model, with a bar over the pictures that are looked at."""
+        with nullcontext() if self.progress is None else self.progress("looking at features") as bar:
+            if bar is not None:
+                bar.start()
+            batches = self.batches() if bar is None else _Watched(self.batches(), bar.advance)
+            if self.method not in METHODS:
+                return self._fine_tunes(batches)
+            known = self.data is not None
+            statistics = "data" if known else "weights"
+            given = (self.models, batches, self.method, self.alpha, self.beta, stop)
+            return merge_models(*given, reset=known, statistics=statistics)
 
-    def _fine_tunes(self) -> Merged:
+    def _fine_tunes(self, batches: Batches) -> Merged:
         """Methods over state dicts."""
-        from copy import deepcopy
-
-        from percepta.tasks.merging_models import open_mergeable
-
         method = STATE_METHODS[self.method]
         states = [one.state_dict() for one in self.models]
         given: list[Any] = [states]
@@ -246,38 +258,38 @@ class _Run:
         if method.data:
             if self.data is None:
                 raise BadInput(f"the method {self.method} needs pictures; pass data.")
-            given.append([input_grams(one, self.batches()) for one in self.models])
+            given.append([input_grams(one, batches) for one in self.models])
         state = method.function(*given, **self.options)
         model = deepcopy(self.models[0]).eval()
         model.load_state_dict(state)
         if self.data is not None:
-            reset_norms(model, self.batches())
-        return Merged(model, state, {}, {}, Blueprint({}, {}), None)
+            reset_norms(model, batches)
+        return Merged(model, {}, {}, Blueprint({}, {}), None)
 
     def rows(self, merged: Merged) -> list[Row]:
         """The table; empty without data."""
         if self.data is None or not self.tasks:
             return []
-        found = singles(self.opened, self.tasks, self.data)
+        found = singles(self.opened, self.answers, self.tasks, self.data)
         if self.method != "average" and merged.cut is None:
             plain = merge_models(self.models, self.batches(), "average").model
             found.append(scored("average", plain, self.tasks, self.data))
         name = self.method if merged.cut is None else f"{self.method}, up to {merged.cut.name}"
         return [*found, scored(name, merged.model, self.tasks, self.data)]
 
-    def sweep(self, progress: Callable[[str], Any] | None) -> list[tuple[float, Row]]:
+    def sweep(self) -> list[tuple[float, Row]]:
         """The same method with the zip stopping at up to eight places."""
         if self.method not in METHODS:
             raise BadInput(f"a sweep needs a method that can stop early ({', '.join(METHODS)}); got {self.method}.")
         if self.data is None or not self.tasks:
             raise BadInput("a sweep compares classifiers; these models give no classes.")
+        quiet, found = replace(self, progress=None), []
         chosen = _spread(cuts_of(trace(self.models[0])))
-        found = []
-        with nullcontext() if progress is None else progress("places to stop") as bar:
+        with nullcontext() if self.progress is None else self.progress("places to stop") as bar:
             if bar is not None:
                 bar.start(len(chosen))
             for cut in chosen:
-                found.append((cut.share, scored(cut.name, self.merged(cut.name).model, self.tasks, self.data)))
+                found.append((cut.share, scored(cut.name, quiet.merged(cut.name).model, self.tasks, self.data)))
                 if bar is not None:
                     bar.advance()
         return found

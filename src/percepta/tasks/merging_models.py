@@ -53,9 +53,10 @@ def open_mergeable(model: str | Path | nn.Module, architecture: str | None = Non
     path = Path(str(model)).expanduser()
     if architecture is None:
         return _ours(load(str(model)), path.stem if path.exists() else str(model), path if path.exists() else None)
-    maker = _fitting_maker(architecture, checkpoints.read_tensors(path), str(path))
+    tensors = checkpoints.read_tensors(path)
+    maker = _fitting_maker(architecture, tensors, str(path))
     network = make(maker)
-    network.load_state_dict(checkpoints.read_tensors(path))
+    network.load_state_dict(tensors)
     backbone = open_backbone(network)
     return Mergeable(path.stem, network.eval(), backbone.prepare, maker, path)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from percepta.datasets.picture_sets import LabelledSet, parts_of
 from percepta.datasets.targets import CLASSES, TargetSet, open_targets
@@ -19,6 +19,7 @@ from percepta.errors import BadInput
 from percepta.evaluation import divided
 from percepta.evaluation.joint import JointAccuracy, joint_accuracy
 from percepta.results import Failure
+from percepta.running.backbones import multiply_adds, parameters_of
 from percepta.running.modes import evaluating
 from percepta.running.progress import Progress
 from percepta.tasks.encoding import encode_each
@@ -52,7 +53,7 @@ class Row:
 
     name: str
     accuracy: JointAccuracy
-    macs: float
+    macs: int
     parameters: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,14 +117,18 @@ def _classes(found: TargetSet) -> TargetSet:
     return found
 
 
-def tasks_of(models: Sequence[Mergeable], data: Prepared, classes: Sequence[Sequence[str]] | None) -> list[Task]:
+def tasks_of(
+    models: Sequence[Mergeable], answers: Sequence[Tensor], data: Prepared, classes: Sequence[Sequence[str]] | None
+) -> list[Task]:
     """The classes of each model, as numbers of the data's: those that were told, or, where a model has an output for
     each class of the data, those that it gets right more often than a guess would.
 
+    Args:
+        answers: of each model, (n, K) logits of the test pictures.
+
     Raises: BadInput for names that the data lack, or as many classes as a model has no outputs for.
     """
-    total = len(data.names)
-    sizes = [outputs_of(one.model, data.tested[0][:1]) for one in models]
+    total, sizes = len(data.names), [values.shape[1] for values in answers]
     if classes is None:
         if any(size != total for size in sizes):
             told = ", ".join(f"{one.name}: {size}" for one, size in zip(models, sizes, strict=True))
@@ -131,7 +136,7 @@ def tasks_of(models: Sequence[Mergeable], data: Prepared, classes: Sequence[Sequ
                 f"classes must say which of the data's {total} classes the outputs of each model are ({told}); pass a "
                 "list for each model, in the order of its outputs."
             )
-        return [_known(one.model, data) for one in models]
+        return [_known(values, data) for values in answers]
     if len(classes) != len(models):
         raise BadInput(f"classes must be one list for each of {len(models)} models; got {len(classes)}.")
     found = []
@@ -155,10 +160,10 @@ def _number(name: str, names: Sequence[str]) -> int:
     raise BadInput(f"classes must be names or numbers of the data's ({', '.join(names[:12])}); got {text!r}.")
 
 
-def _known(model: Any, data: Prepared) -> Task:
+def _known(answers: Tensor, data: Prepared) -> Task:
     """The classes that a model knows, by its recall on the test pictures."""
-    answers, total = answers_of(model, data)[0].argmax(dim=1).numpy(), len(data.names)
-    right, asked = (np.bincount(rows, minlength=total) for rows in (data.labels[answers == data.labels], data.labels))
+    given, total = answers.argmax(dim=1).numpy(), len(data.names)
+    right, asked = (np.bincount(rows, minlength=total) for rows in (data.labels[given == data.labels], data.labels))
     known = np.flatnonzero(right > asked / total).tolist()
     return tuple(known) or tuple(range(total))
 
@@ -171,14 +176,6 @@ def answers_of(model: Any, data: Prepared) -> list[Tensor]:
     if isinstance(results[0], list):
         return [torch.cat([one[head] for one in results]) for head in range(len(results[0]))]
     return [torch.cat(results)]
-
-
-@torch.no_grad()
-def outputs_of(model: Any, picture: Tensor) -> int:
-    """How many classes a model tells apart; 0 for one that gives no logits (B, classes)."""
-    with evaluating(model):
-        result = model(picture)
-    return int(result.shape[1]) if isinstance(result, Tensor) and result.ndim == 2 else 0
 
 
 def classifies(opened: Mergeable) -> bool:
@@ -201,14 +198,17 @@ def scored(name: str, model: Any, tasks: Sequence[Task], data: Prepared) -> Row:
 
 
 def _row(name: str, model: Any, accuracy: JointAccuracy, data: Prepared) -> Row:
-    return Row(name, accuracy, macs_of(model, data.tested[0][:1]), parameters_of(model))
+    return Row(name, accuracy, multiply_adds(model, data.tested[0][:1]), parameters_of(model))
 
 
-def singles(models: Sequence[Mergeable], tasks: Sequence[Task], data: Prepared) -> list[Row]:
-    """Each model by itself, which knows its own classes alone, and all of them side by side: the ensemble."""
+def singles(models: Sequence[Mergeable], answers: Sequence[Tensor], tasks: Sequence[Task], data: Prepared) -> list[Row]:
+    """Each model by itself, which knows its own classes alone, and all of them side by side: the ensemble.
+
+    Args: as of `tasks_of`, and its result.
+    """
     total, logits, rows = len(data.names), [], []
-    for one, task in zip(models, tasks, strict=True):
-        values = of_task(answers_of(one.model, data)[0], task, total)
+    for one, given, task in zip(models, answers, tasks, strict=True):
+        values = of_task(given, task, total)
         logits.append(values)
         alone = joint_accuracy([values], [task], data.labels, total)
         own = tuple(alone.tasks[0] if other == task else float("nan") for other in tasks)
@@ -216,18 +216,3 @@ def singles(models: Sequence[Mergeable], tasks: Sequence[Task], data: Prepared) 
     whole = joint_accuracy(logits, tasks, data.labels, total)
     macs, parameters = sum(row.macs for row in rows), sum(row.parameters for row in rows)
     return [*rows, Row("ensemble", whole, macs, parameters)]
-
-
-def parameters_of(model: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(one.numel() for one in model.parameters())
-
-
-@torch.no_grad()
-def macs_of(model: Any, picture: Tensor) -> float:
-    """Multiply-adds for one picture."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with evaluating(model), FlopCounterMode(display=False) as counter:
-        model(picture)
-    return counter.get_total_flops() / 2

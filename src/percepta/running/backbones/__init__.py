@@ -4,7 +4,7 @@ Ours, and those of timm, torchvision and transformers. Every vector comes from o
 all layers cost what one forward costs, and a map of features is averaged over its places as soon as it is there.
 """
 
-from percepta.running.backbones.backbone import OUTPUT, PROBABILITIES, Backbone
+from percepta.running.backbones.backbone import OUTPUT, PROBABILITIES, Backbone, multiply_adds, parameters_of
 from percepta.running.backbones.naming import expand, open_backbone
 
-__all__ = ["OUTPUT", "PROBABILITIES", "Backbone", "expand", "open_backbone"]
+__all__ = ["OUTPUT", "PROBABILITIES", "Backbone", "expand", "multiply_adds", "open_backbone", "parameters_of"]

@@ -75,15 +75,9 @@ class Backbone:
         picture = torch.zeros(1, *self.size, device=place.device, dtype=place.dtype)
         prepared = is_prepared(self.model)
         unprepare(self.model)  # packed products are not counted
-        trained = [part for part in self.model.parameters() if part.requires_grad]
         try:
-            for part in trained:  # the counter stumbles over modules that are called with a parameter
-                part.requires_grad = False
-            with evaluating(self.model):
-                return _multiply_adds(lambda: self.forward(picture))
+            return multiply_adds(self.model, picture, self.forward)
         finally:
-            for part in trained:
-                part.requires_grad = True
             if prepared:
                 prepare(self.model, precision)
 
@@ -169,7 +163,12 @@ def weighted_depth(model: nn.Module, blocks: int = 0) -> int:
 
 
 @torch.no_grad()
-def _multiply_adds(run: Callable[[], Any]) -> int:
+def multiply_adds(model: nn.Module, picture: Tensor, forward: Callable[[Tensor], Any] | None = None) -> int:
+    """Multiply-adds of a model for one input (1, ...): of products, convolutions and attentions. It runs once.
+
+    Args:
+        forward: what to run, by default the model itself.
+    """
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count  # seconds to import
 
     def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -177,6 +176,13 @@ def _multiply_adds(run: Callable[[], Any]) -> int:
 
     attention._get_raw = True  # type: ignore[attr-defined] # tensors instead of shapes
     on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}  # which the counter leaves out
-    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
-        run()
+    trained = [part for part in model.parameters() if part.requires_grad]
+    try:
+        for part in trained:  # the counter stumbles over modules that are called with a parameter
+            part.requires_grad = False
+        with evaluating(model), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+            (model if forward is None else forward)(picture)
+    finally:
+        for part in trained:
+            part.requires_grad = True
     return counter.get_total_flops() // 2

@@ -13,6 +13,7 @@ from percepta.errors import BadInput, UnknownModel, nearest
 from percepta.running import loading, preparing
 from percepta.running.backbones.backbone import Backbone
 from percepta.running.backbones.ours import FAMILIES, open_ours, our_backbone
+from percepta.running.modes import homes_of
 
 TIMM, TORCHVISION, TRANSFORMERS = "timm/", "torchvision/", ("hf/", "transformers/")
 _PATTERN = set("*?[")
@@ -80,7 +81,7 @@ def _open_foreign(name: str, random_weights: bool) -> Backbone:
 
 
 def _in_hand(model: nn.Module) -> Backbone:
-    homes = [base.__module__.partition(".")[0] for base in type(model).__mro__]
+    homes = homes_of(model)
     if "percepta" in homes:
         return our_backbone(model)
     if "timm" in homes:

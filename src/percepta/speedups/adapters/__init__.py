@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from percepta.errors import BadInput
 from percepta.layers import Shorten, Tokens
+from percepta.running.modes import homes_of
 from percepta.speedups.cost import Shape
 
 
@@ -50,7 +51,7 @@ class FrameAdapter(Adapter, Protocol):
 
 def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of a model. Raises BadInput for one that token merging does not know, with the reason."""
-    homes = [base.__module__.partition(".")[0] for base in type(model).__mro__]  # a subclass may live anywhere
+    homes = homes_of(model)
     if "percepta" in homes:
         from percepta.speedups.adapters.ours import TowerAdapter
 

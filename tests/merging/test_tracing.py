@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision.models as vision
 from torch import Tensor, nn
 
 from percepta.errors import BadInput
@@ -118,3 +120,35 @@ def test_features_are_seen_last_but_before_places_are_pooled() -> None:
 def test_what_cannot_be_followed_is_named(join: Any, said: str) -> None:
     with pytest.raises(BadInput, match=f"features cannot be followed through .*{said}.*Stop the zip before it"):
         followed(Function(join), 2, 3, 4, 4)
+
+
+FOLLOWED = {
+    "torchvision/alexnet": 96,
+    "torchvision/efficientnet_b0": 64,
+    "torchvision/regnet_y_400mf": 64,
+    "torchvision/mnasnet0_5": 64,
+    "torchvision/googlenet": 96,
+    "torchvision/inception_v3": 128,
+}
+REFUSED = ("timm/swin_tiny_patch4_window7_224", "timm/eva02_tiny_patch14_224", "timm/mixer_s16_224")
+
+
+def shapes_alone(name: str) -> nn.Module:
+    library, _, plain = name.partition("/")
+    with torch.device("cpu" if "regnet" in plain else "meta"):  # that one computes its widths with tensors
+        made = timm.create_model(plain) if library == "timm" else vision.get_model(plain, weights=None)
+    return made.to("meta").eval()
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_further_architectures_that_the_page_names_are_followed(name: str) -> None:
+    model = shapes_alone(name)
+    found = blueprint_of(trace(model), torch.empty(2, 3, FOLLOWED[name], FOLLOWED[name], device="meta"))
+    unsaid = {key for key, value in model.state_dict().items() if value.ndim and key not in found.rules}
+    assert not [key for key in unsaid if not key.lower().startswith("aux")]  # what evaluation never runs
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_those_that_it_says_are_refused_are(name: str) -> None:
+    with pytest.raises(BadInput, match="features cannot be followed through"):
+        blueprint_of(trace(shapes_alone(name)), torch.empty(2, 3, 224, 224, device="meta"))
